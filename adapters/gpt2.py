@@ -1,0 +1,71 @@
+"""GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"), as in transformers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from intervene.adapter import Adapter, Table
+from intervene.lenses import Chunk, Heads
+from intervene.ports import Attention, Input, Output
+
+from ._tiny import build
+
+
+class GPT2(Adapter):
+    family = "gpt2"
+    models = (
+        "GPT2Model",
+        "GPT2LMHeadModel",
+        "GPT2DoubleHeadsModel",
+        "GPT2ForSequenceClassification",
+        "GPT2ForTokenClassification",
+        "GPT2ForQuestionAnswering",
+    )
+    base = "transformer"
+    blocks = "transformer.h"
+    heads: ClassVar = {
+        "GPT2LMHeadModel": "lm_head",
+        "GPT2DoubleHeadsModel": "lm_head",
+        "GPT2ForSequenceClassification": "score",
+        "GPT2ForTokenClassification": "classifier",
+        "GPT2ForQuestionAnswering": "qa_outputs",
+    }
+
+    def components(self, config: Any) -> Table:
+        heads = Heads(config.num_attention_heads)
+        qkv = Output("attn.c_attn")
+        query, key, value = (qkv >> Chunk(i, of=3) for i in range(3))
+        return {
+            "block_input": Input(),
+            "attention_input": Input("attn"),
+            "query_output": query,
+            "key_output": key,
+            "value_output": value,
+            "head_query_output": query >> heads,
+            "head_key_output": key >> heads,
+            "head_value_output": value >> heads,
+            "attention_scores": Attention("scores", "attn"),
+            "attention_pattern": Attention("pattern", "attn"),
+            "head_attention_value_output": Input("attn.c_proj") >> heads,
+            "attention_value_output": Input("attn.c_proj"),
+            "attention_output": Output("attn"),
+            "mlp_input": Input("mlp"),
+            "mlp_activation": Input("mlp.c_proj"),
+            "mlp_output": Output("mlp"),
+            "block_output": Output(),
+        }
+
+    def outside(self, config: Any) -> Table:
+        return {
+            "embedding_output": Output("transformer.drop"),
+            "final_norm_output": Output("transformer.ln_f"),
+        }
+
+    @classmethod
+    def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
+        small = {"vocab_size": 61, "n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 3}
+        special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        defaults = {**small, **special, "num_labels": 3}
+        return build("GPT2Config", model or "GPT2LMHeadModel", cls.models, seed, defaults, config)

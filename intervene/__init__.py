@@ -1,0 +1,69 @@
+"""Causal interventions on PyTorch models: sites, sessions, sweeps.
+
+>>> import intervene
+>>> adapted = intervene.adapt(model)                       # doctest: +SKIP
+>>> adapted.read(["layer.3.block_output"], **inputs)       # doctest: +SKIP
+"""
+
+from importlib.metadata import version as _version
+
+from .adapted import Adapted, adapt
+from .adapter import Adapter
+from .components import Component, components
+from .errors import (
+    AbsentComponentError,
+    AmbiguousCallError,
+    AttentionImplementationError,
+    GradientCheckpointingError,
+    InterveneError,
+    MissingDependencyError,
+    NeverFiredError,
+    PortError,
+    SelectionError,
+    SessionError,
+    ShapeMismatchError,
+    SweepError,
+    UnknownSiteError,
+    UnsupportedModelError,
+)
+from .registry import families, register, tiny
+from .session import Session
+from .sites import Site, Sites, Values
+from .sweeps import SweepResult, sweep
+from .tracing import CausalTrace, causal_trace
+
+__version__ = _version("torch-intervene")
+
+__all__ = [
+    "AbsentComponentError",
+    "Adapted",
+    "Adapter",
+    "AmbiguousCallError",
+    "AttentionImplementationError",
+    "CausalTrace",
+    "Component",
+    "GradientCheckpointingError",
+    "InterveneError",
+    "MissingDependencyError",
+    "NeverFiredError",
+    "PortError",
+    "SelectionError",
+    "Session",
+    "SessionError",
+    "ShapeMismatchError",
+    "Site",
+    "Sites",
+    "SweepError",
+    "SweepResult",
+    "UnknownSiteError",
+    "UnsupportedModelError",
+    "Values",
+    "__version__",
+    "adapt",
+    "causal_trace",
+    "components",
+    "families",
+    "register",
+    "sweep",
+    "tiny",
+]

@@ -1,0 +1,239 @@
+"""`adapt`: a model seen as sites."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import registry
+from .adapter import Adapter
+from .components import canonical, components
+from .errors import UnknownSiteError, did_you_mean, nearest
+from .guards import unwrapped
+from .ports import Input, Output, Port
+from .session import Keep, Session, Stop, Written, pairs
+from .sites import Site, Sites, Values
+
+_LAYERED = re.compile(r"(?:(?P<tower>\w+)\.)?layer\.(?P<layer>-?\d+)\.(?P<component>\w+)")
+_ENDS: dict[str, type[Input] | type[Output]] = {"input": Input, "output": Output}
+
+
+class Adapted:
+    """A model together with the table of its sites. The model itself is never changed.
+
+    Attributes:
+        model: the model as it was handed in (unwrapped from DistributedDataParallel).
+        adapter: the family's table, None for a model of no known family, whose sites are its module paths.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter | None) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.sites = Sites(adapter.sites if adapter is not None else ())
+
+    @property
+    def layers(self) -> int:
+        """How many blocks the model has; 0 where no adapter says."""
+        return self.adapter.layers if self.adapter is not None else 0
+
+    def site(self, component: str, layer: int | None = None, tower: str | None = None) -> Site:
+        """The site of a canonical component.
+
+        Args:
+            component: a canonical name or an alias of one, for example ``"block_output"``.
+            layer: which block, negative ones from the end; None for what a model has once (``"logits"``).
+            tower: which tower of a model with several.
+
+        Raises:
+            AbsentComponentError: the family has no such component; the message says why.
+            UnknownSiteError: no such component, layer or tower; the message names the nearest.
+        """
+        name = canonical(component)
+        found = self.sites.filter(component=name, tower=tower)
+        if not found:
+            raise self._no_component(component, name)
+        if found[0].layer is None:
+            if layer is not None:
+                raise UnknownSiteError(f"{component} exists once in a model: ask for it without a layer")
+            return found[0]
+        if layer is None:
+            raise UnknownSiteError(
+                f"{component} exists in each of {self.layers} layers: say layer=0 to layer={self.layers - 1}"
+            )
+        if not -self.layers <= layer < self.layers:
+            raise UnknownSiteError(
+                f"layer {layer} is out of range: {type(self.model).__name__} has {self.layers} layers "
+                f"(0 to {self.layers - 1})"
+            )
+        return found.filter(layer=layer % self.layers)[0]
+
+    def __getitem__(self, address: str) -> Site:
+        """The site at an address: ``layer.8.block_output``, ``logits``, or a module path followed by ``.input`` or
+        ``.output`` (``transformer.wte.output``; ``output`` alone is the model's own).
+
+        Raises:
+            UnknownSiteError: neither a component nor a module of this model; the message names the nearest.
+        """
+        match = _LAYERED.fullmatch(address)
+        if match is not None and (self.adapter is not None and match["component"] not in _ENDS):
+            return self.site(match["component"], int(match["layer"]), match["tower"])
+        if any(s.component == canonical(address) for s in self.sites):
+            return self.site(address)
+        path, _, end = address.rpartition(".")
+        if end in _ENDS:
+            return self._module_site(address, path, _ENDS[end])
+        if canonical(address) in components():
+            raise self._no_component(address, canonical(address))
+        paths = dict(self.model.named_modules())
+        if address in paths:
+            raise UnknownSiteError(f"{address!r} is a module: say {address + '.output'!r} or {address + '.input'!r}")
+        names = self._component_names() if "." not in address else [s.address for s in self.sites]
+        raise UnknownSiteError(
+            f"no site {address!r} in {type(self.model).__name__}.{did_you_mean(address, names)} Any module is a "
+            f"site by its path, as in 'path.to.module.output'."
+        )
+
+    def read(
+        self,
+        sites: Iterable[Site | str] | Site | str,
+        *args: Any,
+        grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str | None = None,
+        **inputs: Any,
+    ) -> Values:
+        """Run the model once and keep what flows by at ``sites``.
+
+        The forward stops after the last site that is needed. A site by module path is proven by nothing to run only
+        once, so with one of these the forward runs to its end, unless ``.at(call=...)`` says which call is meant.
+
+        Args:
+            sites: sites or addresses.
+            *args: the model's positional inputs.
+            grad: keep the graph, so that gradients flow back from the values.
+            device: where to keep the values; where they are, by default.
+            dtype: the dtype to keep them in; their own, by default.
+            attention: an attention implementation for this call alone; ``"eager"`` makes patterns readable.
+            **inputs: the model's inputs by keyword.
+
+        Returns:
+            The values by site; an address does as well as a key. Each is a copy of its own.
+
+        Raises:
+            NeverFiredError: a site that the forward did not reach, or a position it did not have.
+        """
+        asked = [self._resolve(s) for s in ([sites] if isinstance(sites, (Site, str)) else sites)]
+        proven = all(s.axes is not None or s.selection.call is not None for s in asked)
+        session = Session(
+            self.model,
+            asked,
+            grad=grad,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+            stop=proven,
+        )
+        # Stop: every value is here, and the rest of the forward would only cost time.
+        with torch.set_grad_enabled(grad), session, suppress(Stop):
+            self.model(*args, **inputs)
+        return session.values
+
+    def session(
+        self,
+        reads: Iterable[Site | str] = (),
+        writes: Mapping[Any, Written] | Iterable[tuple[Any, Written]] = (),
+        *,
+        grad: bool = False,
+        keep: Keep = "last",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str | None = None,
+    ) -> Session:
+        """Reads and writes around any call of the model: a forward, ``generate``, a loss and its backward.
+
+        Args:
+            reads: sites or addresses to keep; the values see this session's writes.
+            writes: site or address to what is written there: a tensor that equals or broadcasts to the site's
+                shape (dtype and device are adjusted), a number, or a function of the activation that returns its
+                replacement (None leaves it). Pairs in place of a mapping may name a site twice; the last wins.
+            grad: whether read values keep their graph.
+            keep: ``"last"`` keeps each read's last value, ``"all"`` a list with one for each forward.
+            device: where to keep read values.
+            dtype: the dtype to keep them in.
+            attention: an attention implementation for the session alone; ``"eager"`` makes patterns reachable.
+
+        Raises:
+            UnknownSiteError: an address that is none.
+            NeverFiredError: at exit, a read or write that no forward reached.
+            ShapeMismatchError: in the forward, a value that does not fit; both shapes are named.
+        """
+        return Session(
+            self.model,
+            [self._resolve(s) for s in reads],
+            [(self._resolve(site), value) for site, value in pairs(writes)],
+            grad=grad,
+            keep=keep,
+            device=device,
+            dtype=dtype,
+            attention=attention,
+        )
+
+    def _resolve(self, site: Site | str) -> Site:
+        if isinstance(site, str):
+            return self[site]
+        if isinstance(site, Site):
+            return site
+        raise TypeError(f"expected a site or an address, found {type(site).__name__}")
+
+    def _module_site(self, address: str, path: str, port_type: type[Input] | type[Output]) -> Site:
+        try:
+            self.model.get_submodule(path)
+        except AttributeError:
+            paths = [n for n, _ in self.model.named_modules() if n]
+            near = nearest(path, paths) or nearest(path.rpartition(".")[2], paths)
+            known = f" Nearest: {', '.join(near)}." if near else ""
+            raise UnknownSiteError(f"{type(self.model).__name__} has no module {path!r}.{known}") from None
+        port: Port = port_type(path)
+        return Site(address, None, None, None, port)
+
+    def _component_names(self) -> list[str]:
+        return list(dict.fromkeys(s.component for s in self.sites))
+
+    def _no_component(self, asked: str, name: str) -> UnknownSiteError:
+        if self.adapter is None:
+            return UnknownSiteError(
+                f"no adapter knows {type(self.model).__name__}, so it has no component {asked!r}, only module "
+                f"paths (as in 'path.to.module.output'). Families: {', '.join(sorted(registry.families()))}"
+            )
+        if name in components():
+            return self.adapter.why_absent(name)
+        names = self._component_names()
+        return UnknownSiteError(
+            f"no component {asked!r}.{did_you_mean(asked, names)} {self.adapter.family} has: {', '.join(names)}"
+        )
+
+    def __repr__(self) -> str:
+        family = self.adapter.family if self.adapter is not None else "no family"
+        return f"<Adapted {type(self.model).__name__} ({family}): {self.layers} layers, {len(self.sites)} sites>"
+
+
+def adapt(model: nn.Module, adapter: type[Adapter] | None = None) -> Adapted:
+    """See a model as sites.
+
+    Args:
+        model: any PyTorch module; it is never changed.
+        adapter: the family's table; found by the model's class where left out. A model of no known family has its
+            module paths as sites.
+
+    Raises:
+        UnsupportedModelError: a model that hooks cannot tell the truth about (compiled, DataParallel).
+    """
+    bare = unwrapped(model)
+    chosen = adapter if adapter is not None else registry.find(bare)
+    return Adapted(bare, chosen(bare) if chosen is not None else None)

@@ -1,0 +1,267 @@
+"""Ports: where a tensor flows by, and how a callback gets to see and replace it.
+
+Ports hold module paths, not modules: they are data, can be compared and hashed, and are bound to a model only by
+`Port.attach`. A callback takes the tensor and returns its replacement, or None to leave it alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .errors import PortError
+from .lenses import Lens
+
+Callback = Callable[[Tensor], Tensor | None]
+
+
+class Handle(Protocol):
+    """What `Port.attach` hands back; ``remove`` undoes the attachment exactly."""
+
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """A port and the lens its tensor is looked at through: the right-hand side of an adapter's table."""
+
+    port: Port
+    lens: Lens
+
+    def __rshift__(self, lens: Lens) -> View:
+        return View(self.port, self.lens >> lens)
+
+
+@dataclass(frozen=True)
+class Port(ABC):
+    """Where a tensor flows by, relative to the block or the model that the adapter's table is about."""
+
+    path: str = ""
+
+    def __rshift__(self, lens: Lens) -> View:
+        return View(self, lens)
+
+    def under(self, prefix: str) -> Port:
+        """The same port with ``prefix`` before its module path."""
+        return replace(self, path=".".join(p for p in (prefix, self.path) if p))
+
+    @abstractmethod
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        """Let ``callback`` see the tensor at every forward, until the handle is removed."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Input(Port):
+    """A module's argument ``name``, passed by position or by keyword; without a name the first argument."""
+
+    name: str | None = None
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+            key = self._locate(module, args, kwargs)
+            value = args[key] if isinstance(key, int) else kwargs[key]
+            new = callback(_tensor(value, self))
+            if new is None:
+                return None
+            if isinstance(key, int):
+                return (*args[:key], new, *args[key + 1 :]), kwargs
+            return args, {**kwargs, key: new}
+
+        return model.get_submodule(self.path).register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
+        if self.name is None and args:
+            return 0
+        names = parameter_names(type(module).forward)
+        name = self.name if self.name is not None else next(iter(names), "")
+        if name in kwargs:
+            return name
+        if name in names and names.index(name) < len(args):
+            return names.index(name)
+        raise PortError(
+            f"{self}: the call passed no argument {name!r}; it passed {len(args)} positional and "
+            f"{sorted(kwargs)} by keyword, forward takes {list(names)}"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.path or 'model'} input" + (f" {self.name!r}" if self.name else "")
+
+
+@dataclass(frozen=True)
+class Output(Port):
+    """What a module returns; of a tuple or mapping the entry ``index`` (the first, unless it says otherwise)."""
+
+    index: int | str = 0
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if isinstance(output, Tensor):
+                return callback(output)
+            new = callback(_tensor(_entry(output, self), self))
+            return None if new is None else _with_entry(output, self.index, new)
+
+        module = model.get_submodule(self.path)
+        handle = module.register_forward_hook(hook)
+        _before_recorders(module, handle.id)
+        return handle
+
+    def __str__(self) -> str:
+        return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "")
+
+
+@dataclass(frozen=True)
+class Function(Port):
+    """A torch function that a module calls inside its forward, where no module boundary shows.
+
+    ``functions`` are the callables that count as the one function (``torch.softmax`` and its spellings);
+    ``argument`` is the positional argument that is meant, or None for the result. ``eager`` says that only eager
+    attention makes the call.
+    """
+
+    functions: tuple[Callable[..., Any], ...] = ()
+    argument: int | None = None
+    label: str = "function"
+    eager: bool = False
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        watch = _FunctionWatch(self, callback)
+        return _ForwardWrapper(model.get_submodule(self.path), watch)
+
+    def __str__(self) -> str:
+        return f"{self.label} in {self.path or 'model'}"
+
+
+SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
+
+
+def Attention(what: str, path: str = "") -> Function:
+    """The attention ``"scores"`` (what enters the softmax) or ``"pattern"`` (what leaves it) of a module.
+
+    Only eager attention computes them; fused kernels never hold a pattern.
+    """
+    arguments = {"scores": 0, "pattern": None}
+    if what not in arguments:
+        raise ValueError(f"Attention knows {sorted(arguments)}, not {what!r}")
+    return Function(path, SOFTMAX, arguments[what], f"attention {what}", eager=True)
+
+
+class _FunctionWatch(TorchFunctionMode):
+    def __init__(self, port: Function, callback: Callback) -> None:
+        super().__init__()
+        self._port = port
+        self._callback = callback
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in self._port.functions:
+            return func(*args, **kwargs)
+        position = self._port.argument
+        if position is None:
+            result = func(*args, **kwargs)
+            new = self._callback(_tensor(result, self._port))
+            return result if new is None else new
+        if position >= len(args):
+            raise PortError(f"{self._port}: called without a positional argument {position}")
+        new = self._callback(_tensor(args[position], self._port))
+        if new is not None:
+            args = (*args[:position], new, *args[position + 1 :])
+        return func(*args, **kwargs)
+
+
+class _ForwardWrapper:
+    """Shadows a module's ``forward`` so that a mode is active exactly while it runs.
+
+    A pair of hooks would leave the mode on torch's stack when an exception passes between them; ``with`` cannot.
+    """
+
+    def __init__(self, module: nn.Module, mode: TorchFunctionMode) -> None:
+        self._module = module
+        self._own = module.__dict__.get("forward")
+        original = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            with mode:
+                return original(*args, **kwargs)
+
+        module.__dict__["forward"] = forward
+
+    def remove(self) -> None:
+        if self._own is None:
+            del self._module.__dict__["forward"]
+        else:
+            self._module.__dict__["forward"] = self._own
+
+
+@cache
+def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
+    """The names that a module class's ``forward`` takes by position, in order.
+
+    The class's, not the instance's: accelerate shadows the latter with ``(*args, **kwargs)``.
+    """
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(p.name for p in parameters if p.kind in kinds)
+
+
+def _tensor(value: Any, port: Port) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    raise PortError(f"{port}: expected a tensor there, found {type(value).__name__}")
+
+
+def _entry(output: Any, port: Output) -> Any:
+    try:
+        return output[port.index]
+    except (TypeError, KeyError, IndexError) as error:
+        held = sorted(output) if isinstance(output, Mapping) else type(output).__name__
+        raise PortError(f"{port}: the module returned {held}, without that entry") from error
+
+
+def _with_entry(output: Any, index: int | str, new: Tensor) -> Any:
+    if isinstance(output, tuple) and isinstance(index, int):
+        items = [new if i == index % len(output) else item for i, item in enumerate(output)]
+        return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
+    if isinstance(output, Mapping) and not isinstance(index, str):
+        index = list(output)[index]
+    copied = copy.copy(output)
+    copied[index] = new
+    return copied
+
+
+def _before_recorders(module: nn.Module, own: int) -> None:
+    """Move the hook ``own`` before those with which transformers records hidden states and attentions.
+
+    What it records is what flows on, our writes included. The order of all other hooks stays: those from the first
+    recorder on go to the end one by one, and `own` remains before them.
+    """
+    hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
+    keys = list(hooks)
+    recorders = [k for k in keys if getattr(hooks[k], "__module__", "").endswith(_RECORDER_MODULE)]
+    if recorders:
+        for key in keys[keys.index(recorders[0]) :]:
+            if key != own:
+                hooks.move_to_end(key)
+
+
+_RECORDER_MODULE = "transformers.utils.output_capturing"

@@ -1,0 +1,186 @@
+"""Sessions: the one place where hooks are attached and removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Literal, Union
+
+import torch
+from torch import Tensor, nn
+
+from . import guards
+from .clock import Clock, recomputing
+from .errors import (
+    AmbiguousCallError,
+    GradientCheckpointingError,
+    NeverFiredError,
+    SessionError,
+)
+from .ports import Function, Port
+from .sites import Site, Values
+from .taps import Read, Tap, Write
+
+Written = Union[Tensor, float, int, Callable[[Tensor], Tensor | None]]
+Keep = Literal["last", "all"]
+
+
+class Session:
+    """Reads and writes of any number of sites around any call of a model.
+
+    Made by `Adapted.session`. Hooks exist between ``with`` and its end, whatever happens in between; several sites
+    at one port share one hook. At a port, writes act in the order they were given, and reads see what flows on.
+
+    Attributes:
+        values: what was read, by site or address.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reads: Iterable[Site] = (),
+        writes: Iterable[tuple[Site, Written]] = (),
+        *,
+        grad: bool = False,
+        keep: Keep = "last",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str | None = None,
+        stop: bool = False,
+    ) -> None:
+        if keep not in ("last", "all"):
+            raise SessionError(f"keep is 'last' or 'all', not {keep!r}")
+        self._model = model
+        self._values = Values()
+        self._attention = attention
+        self._clock = Clock()
+        self._stack: ExitStack | None = None
+        self._entered = False
+        self._reads = [
+            Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
+            for s in dict.fromkeys(reads)
+        ]
+        self._writes = [Write(site, value) for site, value in writes]
+        self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
+
+    @property
+    def values(self) -> Values:
+        """The tensors read so far, by site or address; with ``keep="all"`` a list with one for each forward."""
+        if not self._entered:
+            raise SessionError("the session has no values yet: enter it with `with` and call the model")
+        return self._values
+
+    @property
+    def finished(self) -> bool:
+        """Whether every read has its value."""
+        return all(read.fired for read in self._reads)
+
+    def __enter__(self) -> Session:
+        if self._entered:
+            raise SessionError("a session is entered once; make another for another round")
+        taps: dict[Port, list[Tap]] = {}
+        for tap in [*self._writes, *self._reads]:
+            taps.setdefault(tap.site.port, []).append(tap)
+        with ExitStack() as stack:
+            stack.enter_context(guards.attention_implementation(self._model, self._attention))
+            for port in taps:
+                guards.refuse_compiled(self._model, port.path)
+                if isinstance(port, Function) and port.eager:
+                    guards.require_eager(self._model, port.path, str(port))
+            for handle in self._clock.attach(self._model):
+                stack.callback(handle.remove)
+            for port, those in taps.items():
+                stack.callback(port.attach(self._model, _Dispatch(self, those)).remove)
+            self._stack = stack.pop_all()
+        self._entered = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None
+        if kind is None:
+            self._check_fired()
+            self._check_recomputed()
+
+    def _check_fired(self) -> None:
+        forwards = self._clock.forwards
+        for tap in [*self._writes, *self._reads]:
+            if not tap.fired:
+                where = (
+                    "no forward of the model ran while the session was open"
+                    if not forwards
+                    else f"{forwards} forward(s) ran and none passed there"
+                )
+                raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
+            missed = sorted(tap.missed)
+            if missed:
+                raise NeverFiredError(
+                    f"{tap.site.address}: position(s) {missed} never came by; the forwards covered columns "
+                    f"0 to {tap.last_column}"
+                )
+
+    def _check_recomputed(self) -> None:
+        for write in self._writes:
+            if write.checkpointed and not write.recomputed:
+                raise GradientCheckpointingError(
+                    f"{write.site.address} was written under gradient checkpointing, whose backward pass computes "
+                    f"that layer again; closing the session first gives silently wrong gradients. Call "
+                    f"backward() inside the session, run under torch.no_grad(), or turn checkpointing off "
+                    f"with model.gradient_checkpointing_disable()"
+                )
+
+
+class Stop(BaseException):
+    """Leaves a forward whose remaining layers nobody reads; a BaseException so that no model catches it."""
+
+
+class _Dispatch:
+    """One port's callback: lets the taps there see the tensor in their order."""
+
+    def __init__(self, session: Session, taps: list[Tap]) -> None:
+        self._session = session
+        self._taps = taps
+        self._forward = -1
+        self._call = 0
+
+    def __call__(self, whole: Tensor) -> Tensor | None:
+        session, clock = self._session, self._session._clock
+        again = recomputing()
+        call = self._count(clock)
+        changed = None
+        for tap in self._taps:
+            chosen = tap.site.selection.call
+            if chosen is None and call > 0 and clock.running and not again:
+                raise AmbiguousCallError(
+                    f"{tap.site.address}: {tap.site.port.path or 'the model'} ran {call + 1} times in one "
+                    f"forward; say which with .at(call=0), .at(call=1), ..."
+                )
+            if chosen is not None and (chosen != call or again):
+                continue
+            new = tap.see(whole if changed is None else changed, clock.frame, again)
+            if new is not None:
+                changed = new
+                if not again and guards.checkpointed(session._model, tap.site.port.path):
+                    tap.checkpointed = True
+        if session._stop and session.finished:
+            raise Stop
+        return changed
+
+    def _count(self, clock: Clock) -> int:
+        self._call = self._call + 1 if self._forward == clock.forwards and clock.running else 0
+        self._forward = clock.forwards
+        return self._call
+
+
+def pairs(
+    writes: Mapping[Any, Written] | Iterable[tuple[Any, Written]],
+) -> list[tuple[Any, Written]]:
+    """``writes`` as pairs, whether it came as a mapping or, where one site is written twice, as pairs."""
+    return list(writes.items()) if isinstance(writes, Mapping) else [tuple(pair) for pair in writes]

@@ -1,0 +1,142 @@
+"""Sites: one place in one model where an activation flows by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
+
+from torch import Tensor
+
+from .lenses import Lens, Whole
+from .ports import Port
+from .selection import Selectable, Selection
+
+
+_WHOLE = Whole()
+_ALL = Selection()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A component of a layer (of a tower), with the port and lens that reach it.
+
+    Two sites of the same address are equal; sites are hashable and hold no module, so they can be kept, compared
+    and used as keys. ``axes`` name the activation's axes; they are None for a site by module path.
+    """
+
+    component: str
+    layer: int | None
+    tower: str | None
+    axes: tuple[str, ...] | None = field(compare=False)
+    port: Port
+    lens: Lens = _WHOLE
+    selection: Selection = _ALL
+
+    @property
+    def address(self) -> str:
+        """``layer.6.block_output``, ``vision.layer.2.mlp_output``, ``logits``, ``transformer.wte.output``; a
+        selection follows in brackets."""
+        parts = [self.tower, None if self.layer is None else f"layer.{self.layer}", self.component]
+        base = ".".join(p for p in parts if p)
+        return f"{base}[{self.selection}]" if self.selection != _ALL else base
+
+    def at(
+        self,
+        *,
+        positions: Selectable | None = None,
+        heads: Selectable | None = None,
+        dims: Selectable | None = None,
+        rows: Selectable | None = None,
+        call: int | None = None,
+    ) -> Site:
+        """A narrower site under the same laws; every axis is kept, chosen ones with fewer entries.
+
+        Args:
+            positions: columns of the prompt, negative ones from its end; a (batch, k) tensor or list of lists
+                chooses k positions for each row on its own.
+            heads: attention heads (of a component with a head axis).
+            dims: entries of the last axis (features, logits' vocabulary, a pattern's key positions).
+            rows: examples of the batch.
+            call: which call of the module in one forward, from 0, for a module that runs several times.
+
+        Raises:
+            SelectionError: a choice that isn't indices, repeats one, or narrows an axis twice.
+        """
+        narrowed = self.selection.narrowed(positions=positions, heads=heads, dims=dims, rows=rows, call=call)
+        return replace(self, selection=narrowed)
+
+    @property
+    def whole(self) -> Site:
+        """The site without its selection."""
+        return replace(self, selection=_ALL)
+
+    def __str__(self) -> str:
+        return self.address
+
+    def __repr__(self) -> str:
+        return f"<Site {self.address}: {self.port}>"
+
+
+class Sites(Sequence[Site]):
+    """A model's sites in the order of computation; filter, index or iterate."""
+
+    def __init__(self, sites: Iterable[Site]) -> None:
+        self._sites = tuple(sites)
+
+    def filter(
+        self,
+        component: str | None = None,
+        layer: int | None = None,
+        tower: str | None = None,
+    ) -> Sites:
+        """The sites that match everything that is given."""
+        wanted = {"component": component, "layer": layer, "tower": tower}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        return Sites(s for s in self if all(getattr(s, n) == v for n, v in given.items()))
+
+    @overload
+    def __getitem__(self, index: int) -> Site: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sites: ...
+    def __getitem__(self, index: int | slice) -> Site | Sites:
+        found = self._sites[index]
+        return found if isinstance(found, Site) else Sites(found)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        names = ", ".join(s.address for s in self._sites[:4])
+        return f"<{len(self)} sites: {names}{', ...' if len(self) > 4 else ''}>"
+
+
+class Values(Mapping[Site, Any]):
+    """Tensors by site; a site's address does as well as the site itself as a key."""
+
+    def __init__(self) -> None:
+        self._values: dict[Site, Any] = {}
+        self._by_address: dict[str, Site] = {}
+
+    def _set(self, site: Site, value: Tensor | list[Tensor]) -> None:
+        self._values[site] = value
+        self._by_address[site.address] = site
+
+    def __getitem__(self, key: Site | str) -> Any:
+        site = self._by_address.get(key) if isinstance(key, str) else key
+        if site is None or site not in self._values:
+            raise KeyError(f"{key!s} was not read; these were: {', '.join(self._by_address) or 'none'}")
+        return self._values[site]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._by_address if isinstance(key, str) else key in self._values
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shapes = {s.address: tuple(getattr(v, "shape", ())) for s, v in self._values.items()}
+        return f"Values({shapes})"

@@ -1,0 +1,204 @@
+"""The engine of a sweep: every patched run, computed in as few forwards as the model and the memory allow."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..adapted import Adapted
+from ..errors import ShapeMismatchError, SweepError
+from ..selection import find_axis
+from ..session import Written
+from ..sites import Site
+from .branching import Branching, repeated
+from .metrics import Metric, measure
+from .plan import Cell
+
+GROWING, BATCH, LOOP = "growing batch", "batch", "loop"
+
+
+@dataclass
+class Runs:
+    """Everything that the runs of a sweep share.
+
+    Attributes:
+        inputs: the base run's inputs, of ``rows`` rows.
+        sources: what is written at each site: (rows, ...) as the site sees it, or a number.
+        corruption: writes that every run gets, as functions of a site's first ``rows`` rows tiled.
+        metric: measured on each cell's rows.
+    """
+
+    adapted: Adapted
+    inputs: dict[str, Any]
+    rows: int
+    sources: Mapping[Site, Tensor | float]
+    corruption: Callable[[Sequence[int]], list[tuple[Site, Written]]]
+    metric: Metric
+    attention: str | None
+
+    def forward(
+        self,
+        cells: Sequence[Cell],
+        growing: bool,
+    ) -> Tensor:
+        """Logits of the base rows and of each cell's rows after them: (rows * (1 + cells), ...)."""
+        joining: dict[int, list[int]] = {}
+        origins = list(range(self.rows))
+        for cell in cells:
+            if growing and cell.start is not None:
+                joining.setdefault(cell.start, []).extend(range(self.rows))
+            else:
+                origins.extend(range(self.rows))
+        inputs = repeated(self.inputs, self.rows, origins)
+        writes = [*self.corruption(origins), *self._patches(cells)]
+        adapter = self.adapted.adapter
+        branching = (
+            Branching(list(adapter.block_list), len(origins), joining)
+            if joining and adapter is not None
+            else nullcontext()
+        )
+        with (
+            torch.no_grad(),
+            branching,
+            self.adapted.session(writes=writes, attention=self.attention),
+        ):
+            return logits_of(self.adapted.model(**inputs))
+
+    def _patches(self, cells: Sequence[Cell]) -> list[tuple[Site, Written]]:
+        """One write for each site, for all cells that write there."""
+        by_site: dict[Site, list[tuple[int, Cell]]] = {}
+        for order, cell in enumerate(cells):
+            for site in cell.sites:
+                by_site.setdefault(site, []).append((self.rows * (1 + order), cell))
+        return [(site, self._patch(site, those)) for site, those in by_site.items()]
+
+    def _patch(self, site: Site, cells: Sequence[tuple[int, Cell]]) -> Written:
+        source = self.sources[site]
+
+        def write(part: Tensor) -> Tensor:
+            # `part` is the session's own copy, so it can be filled in place.
+            for (head, positions), rows, origins in _groups(cells, self.rows):
+                index = self._index(site, part, rows, head, positions)
+                if isinstance(source, Tensor):
+                    at = self._index(site, part, origins, head, positions)
+                    part[index] = source.to(part.device, part.dtype)[at]
+                else:
+                    part[index] = source
+            return part
+
+        return write
+
+    def _index(
+        self,
+        site: Site,
+        part: Tensor,
+        rows: Sequence[int],
+        head: Sequence[int] | None,
+        positions: Sequence[Sequence[int]] | None,
+    ) -> tuple[Any, ...]:
+        """Index of the rows' heads and positions, entry by entry."""
+        index: list[Any] = [slice(None)] * part.dim()
+        count = 1 if positions is None else len(positions[0])
+        device = part.device
+        index[0] = torch.tensor(rows, device=device).reshape(-1, 1).expand(-1, count)
+        if head is not None:
+            axis = find_axis("heads", site.axes, part.dim())
+            index[axis] = torch.tensor(head, device=device).reshape(-1, 1).expand(-1, count)
+        if positions is not None:
+            axis = find_axis("positions", site.axes, part.dim())
+            index[axis] = torch.tensor(positions, device=device)
+        return tuple(index)
+
+
+def _groups(cells: Sequence[tuple[int, Cell]], rows: int) -> Iterator[tuple[tuple[Any, Any], list[int], list[int]]]:
+    """Cells that choose alike (a head or none, as many positions) as one indexed write."""
+    alike: dict[tuple[bool, int], list[tuple[int, Cell]]] = {}
+    for first, cell in cells:
+        key = (cell.head is None, -1 if cell.positions is None else len(cell.positions))
+        alike.setdefault(key, []).append((first, cell))
+    for (no_head, count), those in alike.items():
+        index = [first + r for first, _ in those for r in range(rows)]
+        origins = [r for _ in those for r in range(rows)]
+        head = None if no_head else [c.head for _, c in those for _ in range(rows)]
+        positions = None if count < 0 else [c.positions for _, c in those for _ in range(rows)]
+        yield (head, positions), index, origins
+
+
+def run(
+    runs: Runs,
+    cells: Sequence[Cell],
+    method: str,
+    bytes_a_row: int,
+    memory: int,
+    on_done: Callable[[int], None],
+) -> Iterator[tuple[Cell, Tensor]]:
+    """Each cell with its measured examples (rows,), chunk by chunk."""
+    chunk = 1 if method == LOOP else max(1, memory // max(1, bytes_a_row * runs.rows))
+    for begin in range(0, len(cells), chunk):
+        those = cells[begin : begin + chunk]
+        logits = runs.forward(those, growing=method == GROWING)
+        expected = runs.rows * (1 + len(those))
+        if logits.shape[0] != expected:
+            raise ShapeMismatchError(f"the forward gave {logits.shape[0]} rows of logits for {expected} runs")
+        for order, cell in enumerate(those):
+            first = runs.rows * (1 + order)
+            yield cell, measure(runs.metric, logits[first : first + runs.rows])
+        on_done(len(those))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits of a model's output: its ``logits``, else its first tensor."""
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    if found is None:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        raise SweepError(f"found no logits in the model's output, a {type(output).__name__}")
+    return found
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward takes an argument of that name."""
+    return name in inspect.signature(type(model).forward).parameters
+
+
+# Models whose growing batch agreed with single runs, and for which kinds of sweep.
+_proven: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
+
+
+def agrees(runs: Runs, cells: Sequence[Cell], key: Any) -> bool:
+    """Whether batched runs of two cells equal those runs made one at a time; asked once a model and kind of sweep."""
+    model = runs.adapted.model
+    if key in _proven.setdefault(model, set()):
+        return True
+    probes = [cells[0], cells[len(cells) // 2]] if len(cells) > 1 else list(cells)
+    together = runs.forward(probes, growing=True)
+    if together.shape[0] != runs.rows * (1 + len(probes)):
+        return False
+    for order, cell in enumerate(probes):
+        alone = runs.forward([cell], growing=False)[runs.rows :]
+        first = runs.rows * (1 + order)
+        if not close(together[first : first + runs.rows], alone):
+            return False
+    _proven[model].add(key)
+    return True
+
+
+def close(first: Tensor, second: Tensor) -> bool:
+    """Whether two batches of logits differ by no more than a few hundred roundings of their largest entry.
+
+    Matrix products of another batch size add in another order; each of a model's layers contributes some roundings.
+    """
+    if first.shape != second.shape:
+        return False
+    scale = float(second.float().abs().max().clamp(min=1.0))
+    bound = 512 * torch.finfo(second.dtype).eps * scale
+    return float((first.float() - second.float()).abs().max()) <= bound

@@ -1,0 +1,86 @@
+"""A sweep's inputs: how many rows and columns they have, and where each row's last real position is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import SweepError
+from .engine import accepts
+from .metrics import Metric
+from .noise import GaussianNoise
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The base run's inputs.
+
+    Attributes:
+        inputs: what the model is called with.
+        rows: examples (with noise: samples).
+        columns: positions, padding included.
+        last: each row's last real column; None where that is the last column, which alone has its logits computed.
+    """
+
+    inputs: dict[str, Any]
+    rows: int
+    columns: int
+    last: tuple[int, ...] | None
+
+    def reading(self, metric: Metric) -> Metric:
+        """``metric`` as a function of a forward's logits, which it sees at each row's last real position."""
+        if getattr(metric, "positions", "last") == "all":
+            return metric
+        return lambda logits: metric(self.at_last(logits))
+
+    def at_last(self, logits: Tensor) -> Tensor:
+        """(rows, positions, vocabulary) at each row's last real position; logits without positions as they are."""
+        if logits.dim() < 3:
+            return logits
+        if self.last is None:
+            return logits[:, -1]
+        return logits[torch.arange(len(logits)), torch.tensor(self.last)]
+
+
+def prepare(model: nn.Module, base: Mapping[str, Any], noise: GaussianNoise | None, metric: Metric) -> Batch:
+    """The base's inputs as a batch.
+
+    Raises:
+        SweepError: no input of shape (batch, position, ...), or noise on several rows or columns out of range.
+    """
+    tensors = {n: v for n, v in base.items() if isinstance(v, Tensor) and v.dim() >= 2}
+    if not tensors:
+        shapes = {n: tuple(getattr(v, "shape", ())) for n, v in base.items()}
+        raise SweepError(f"base has no input of shape (batch, position, ...); it has {shapes}")
+    main = tensors.get("input_ids", tensors.get("inputs_embeds", next(iter(tensors.values()))))
+    rows, columns = main.shape[:2]
+    inputs = dict(base)
+    if noise is not None:
+        if rows != 1:
+            raise SweepError(f"noise is drawn for one prompt at a time; base has {rows} rows")
+        wrong = [p for p in noise.positions if not -columns <= p < columns]
+        if wrong:
+            raise SweepError(f"noise positions {wrong} out of range: there are {columns} columns")
+        rows = noise.samples
+        inputs = {
+            n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) and v.dim() >= 2 else v for n, v in inputs.items()
+        }
+    if accepts(model, "use_cache"):
+        inputs.setdefault("use_cache", False)
+    last = _last_columns(inputs.get("attention_mask"), columns)
+    wants_all = getattr(metric, "positions", "last") == "all"
+    if last is None and not wants_all and accepts(model, "logits_to_keep"):
+        inputs.setdefault("logits_to_keep", 1)
+    return Batch(inputs, rows, columns, last)
+
+
+def _last_columns(mask: Any, columns: int) -> tuple[int, ...] | None:
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        return None
+    numbered = mask.long() * torch.arange(1, columns + 1, device=mask.device)
+    last = (numbered.amax(1) - 1).tolist()
+    return None if all(c == columns - 1 for c in last) else tuple(last)

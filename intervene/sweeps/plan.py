@@ -1,0 +1,161 @@
+"""The plan of a sweep: its axes, and the cells, one patched run each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Union
+
+from ..adapted import Adapted
+from ..components import canonical
+from ..errors import SweepError
+from ..sites import Site
+
+AXES = ("component", "layer", "head", "position")
+Label = Union[int, str]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a result: its name, the label of each entry, and texts to show for them (tokens, say)."""
+
+    name: str
+    labels: tuple[Label, ...]
+    texts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patched run.
+
+    Attributes:
+        index: its place among the result's cells, counted along the axes with the last one fastest.
+        sites: what is written: one site, or the window of layers around one.
+        head: the head that is written, None for all.
+        positions: the columns that are written, None for all.
+        start: the first layer that can differ from the base run, None when that is before the first block.
+    """
+
+    index: int
+    sites: tuple[Site, ...]
+    head: int | None
+    positions: tuple[int, ...] | None
+    start: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The axes of a sweep and its cells, ordered by the layer they start at."""
+
+    axes: tuple[Axis, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that some cell writes, once."""
+        return tuple(dict.fromkeys(s for cell in self.cells for s in cell.sites))
+
+
+def choose_axes(adapted: Adapted, components: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """The axes' names in the order asked for; (layer, position) unless the components say otherwise."""
+    layered = [c for c in components if _layered(adapted, c)]
+    if layered and len(layered) < len(components):
+        raise SweepError(f"{', '.join(layered)} exist in each layer and the other components don't: sweep them apart")
+    if asked is None:
+        several = ("component",) if len(components) > 1 else ()
+        return (*several, *(("layer",) if layered else ()), "position")
+    unknown = [a for a in asked if a not in AXES]
+    if unknown or len(set(asked)) != len(tuple(asked)) or not asked:
+        raise SweepError(f"axes are some of {', '.join(AXES)}, each once; found {list(asked)}")
+    if len(components) > 1 and "component" not in asked:
+        raise SweepError(f"{len(components)} components need the axis 'component'; found {list(asked)}")
+    if bool(layered) != ("layer" in asked):
+        raise SweepError(
+            f"{', '.join(components)} exist in each layer: add the axis 'layer'"
+            if layered
+            else f"{', '.join(components)} exist once in a model: leave the axis 'layer' out"
+        )
+    return tuple(asked)
+
+
+def _layered(adapted: Adapted, component: str) -> bool:
+    found = adapted.sites.filter(component=canonical(component))
+    return bool(found) and found[0].layer is not None
+
+
+def make(
+    adapted: Adapted,
+    components: Sequence[str],
+    axes: Sequence[str],
+    layers: Sequence[int],
+    positions: Sequence[int] | None,
+    heads: Sequence[int],
+    columns: int,
+    window: int,
+    tokens: Sequence[str] | None,
+) -> Plan:
+    """The plan of a sweep over ``axes``.
+
+    Args:
+        components: canonical names, aliases or addresses.
+        layers: the layers asked for, from 0.
+        positions: columns swept (with a position axis), or written by every cell (without); None for all.
+        heads: heads swept.
+        columns: how many columns the inputs have.
+        window: how many layers around a cell's own are written with it.
+        tokens: the text of each column.
+    """
+    if tokens is not None and len(tokens) != columns:
+        raise SweepError(f"tokens has {len(tokens)} texts for {columns} columns")
+    swept = list(range(columns)) if positions is None else list(positions)
+    choices: dict[str, Sequence[Label]] = {
+        "component": [canonical(c) for c in components],
+        "layer": list(layers),
+        "head": list(heads),
+        "position": swept,
+    }
+    texts = {"position": tuple(tokens[p] for p in swept)} if tokens is not None else {}
+    named = tuple(Axis(a, tuple(choices[a]), texts.get(a)) for a in axes)
+    cells = []
+    for index, labels in enumerate(product(*(axis.labels for axis in named))):
+        at = {axis.name: label for axis, label in zip(named, labels, strict=True)}
+        component = str(at.get("component", components[0]))
+        layer = at.get("layer")
+        sites = _window(adapted, component, None if layer is None else int(layer), window)
+        kept = None if positions is None else tuple(swept)
+        head = at.get("head")
+        cells.append(
+            Cell(
+                index,
+                sites,
+                None if head is None else int(head),
+                (int(at["position"]),) if "position" in at else kept,
+                sites[0].layer,
+            )
+        )
+    cells.sort(key=lambda c: -1 if c.start is None else c.start)
+    return Plan(named, tuple(cells))
+
+
+def sites(adapted: Adapted, components: Sequence[str], layered: bool) -> list[Site]:
+    """Every site of the components, in all layers."""
+    if layered:
+        return [adapted.site(c, layer) for c in components for layer in range(adapted.layers)]
+    return [adapted[c] for c in components]
+
+
+def _window(adapted: Adapted, component: str, layer: int | None, window: int) -> tuple[Site, ...]:
+    if layer is None:
+        return (adapted[component],)
+    first = max(0, layer - window // 2)
+    last = min(adapted.layers, layer + (window + 1) // 2)
+    return tuple(adapted.site(component, each) for each in range(first, last))

@@ -1,0 +1,85 @@
+"""A sweep's source: the run whose activations are patched in, and the corruption of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapted import Adapted
+from ..errors import SweepError
+from ..session import Written
+from ..sites import Site
+from .engine import logits_of
+from .inputs import Batch
+from .noise import GaussianNoise
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is written where, and what the source run said.
+
+    Attributes:
+        values: each site's activation (rows, ...), or the number that is written there.
+        logits: the source run's logits, None when a number is written.
+    """
+
+    values: Mapping[Site, Tensor | float]
+    logits: Tensor | None
+
+
+def read(
+    adapted: Adapted,
+    sites: Sequence[Site],
+    batch: Batch,
+    source: Mapping[str, Any] | float,
+    attention: str | None,
+) -> Source:
+    """Run the source once and keep its activation at every site.
+
+    Raises:
+        SweepError: inputs of another shape than the base's.
+    """
+    if isinstance(source, (int, float)):
+        return Source(dict.fromkeys(sites, float(source)), None)
+    inputs = {**dict(source), **{n: batch.inputs[n] for n in _OPTIONS if n in batch.inputs}}
+    for name in sorted(_SHAPED & inputs.keys() & batch.inputs.keys()):
+        theirs, ours = tuple(inputs[name].shape), tuple(batch.inputs[name].shape)
+        if theirs[1:2] != ours[1:2] or theirs[0] not in (1, batch.rows):
+            raise SweepError(
+                f"source and base are patched position by position and row by row: {name} has shape {theirs} in "
+                f"the source and {ours} in the base"
+            )
+    with torch.no_grad(), adapted.session(reads=sites, attention=attention) as session:
+        logits = logits_of(adapted.model(**inputs))
+    values = {s: _rows(session.values[s], batch.rows) for s in sites}
+    return Source(values, _rows(logits, batch.rows))
+
+
+_OPTIONS = ("use_cache", "logits_to_keep")
+_SHAPED = {"input_ids", "inputs_embeds"}
+
+
+def _rows(value: Tensor, rows: int) -> Tensor:
+    return value.expand(rows, *value.shape[1:]) if value.shape[0] == 1 else value
+
+
+def corruption(adapted: Adapted, noise: GaussianNoise | None) -> Callable[[Sequence[int]], list[tuple[Site, Written]]]:
+    """The writes that corrupt a forward, given which sample each of its first rows belongs to."""
+    if noise is None:
+        return lambda origins: []
+    site = adapted.site("embedding_output").at(positions=list(noise.positions))
+    drawn: list[Tensor] = []
+
+    def writes(origins: Sequence[int]) -> list[tuple[Site, Written]]:
+        def add(part: Tensor) -> Tensor:
+            if not drawn:
+                drawn.append(noise.draw(adapted.model, part.shape[-1]))
+            return part + drawn[0][list(origins)].to(part.device, part.dtype)
+
+        return [(site, add)]
+
+    return writes

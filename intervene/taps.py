@@ -1,0 +1,184 @@
+"""Taps: one site's read or write, as it sees the tensor at its port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import SelectionError, ShapeMismatchError
+from .lenses import Whole
+from .selection import Frame, Picked, find_axis
+from .sites import Site, Values
+
+_WHOLE = Picked(Whole())
+
+
+class Tap:
+    """What reads and writes share: finding the site's part in the tensor at the port."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.fired = 0
+        self.missed = set(site.selection.listed)
+        self.last_column = -1
+        self.checkpointed = False
+        self.recomputed = False
+
+    def see(self, whole: Tensor, frame: Frame, again: bool) -> Tensor | None:
+        """Look at the tensor ``whole``; a replacement, or None to leave it.
+
+        ``again`` says that a backward pass computes this forward a second time.
+        """
+        seen = self.site.lens.get(whole)
+        picked = self._pick(seen, frame)
+        if picked is None:
+            return None
+        new = self.act(picked.lens.get(seen), picked, frame, again)
+        if again:
+            self.recomputed = True
+        else:
+            self.fired += 1
+        if new is None:
+            return None
+        return self.site.lens.put(whole, picked.lens.put(seen, new))
+
+    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
+        """Use the site's part; its replacement, or None."""
+        raise NotImplementedError
+
+    def _pick(self, seen: Tensor, frame: Frame) -> Picked | None:
+        selection = self.site.selection
+        if not selection.narrows:
+            return _WHOLE
+        try:
+            picked = selection.resolve(seen.shape, self.site.axes, frame)
+            if selection.positions is not None:
+                size = seen.shape[find_axis("positions", self.site.axes, seen.dim())]
+                self.last_column = max(self.last_column, frame.offset + size - 1)
+                self._tick_off(frame, size)
+        except SelectionError as error:
+            raise SelectionError(f"{self.site.address}, an activation of shape {tuple(seen.shape)}: {error}") from None
+        return picked
+
+    def _tick_off(self, frame: Frame, size: int) -> None:
+        here = range(frame.offset, frame.offset + size)
+        ends = range(-size, 0) if frame.offset == 0 else range(0)
+        self.missed = {p for p in self.missed if p not in here and p not in ends}
+
+
+class Read(Tap):
+    """Keeps a copy of the part that flows on."""
+
+    def __init__(
+        self,
+        site: Site,
+        values: Values,
+        *,
+        grad: bool,
+        keep_all: bool,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__(site)
+        self._values = values
+        self._grad = grad
+        self._keep_all = keep_all
+        self._device = device
+        self._dtype = dtype
+
+    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> None:
+        if again:
+            return
+        # A copy: some models change their activations in place after the hook.
+        kept = part if self._grad else part.detach()
+        kept = kept.to(
+            device=self._device if self._device is not None else kept.device,
+            dtype=self._dtype if self._dtype is not None else kept.dtype,
+            copy=True,
+        )
+        if not self._keep_all:
+            self._values._set(self.site, kept)
+        elif self.site in self._values:
+            self._values[self.site].append(kept)
+        else:
+            self._values._set(self.site, [kept])
+
+
+class Write(Tap):
+    """Puts a tensor, a number, or a function of the part in the part's place.
+
+    A tensor covers the columns it was made for: under generation the later steps go on without it, unless it has
+    one position (or none) and so means every position alike.
+    """
+
+    def __init__(self, site: Site, value: Any) -> None:
+        super().__init__(site)
+        if not isinstance(value, (Tensor, float, int)) and not callable(value):
+            raise TypeError(
+                f"{site.address}: a written value is a tensor, a number, or a function of the activation; "
+                f"found {type(value).__name__}"
+            )
+        self._value = value
+
+    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
+        value = self._value
+        if isinstance(value, Tensor):
+            return self._tensor(value, part, picked, frame)
+        if isinstance(value, (float, int)):
+            return torch.full_like(part, value)
+        return self._function(value, part)
+
+    def _function(self, function: Callable[[Tensor], Any], part: Tensor) -> Tensor | None:
+        # The function gets a copy, so that one that works in place cannot reach the model's own tensor.
+        new = function(part.clone())
+        if new is None:
+            return None
+        if not isinstance(new, Tensor):
+            raise TypeError(
+                f"{self.site.address}: the written function returned {type(new).__name__}, not a tensor or None"
+            )
+        return self._fit(new, part)
+
+    def _tensor(self, value: Tensor, part: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
+        axis = self._position_axis(part)
+        if axis is not None and value.dim() == part.dim() and value.shape[axis] > 1:
+            if picked.entries is not None:
+                value = value.index_select(axis, torch.tensor(picked.entries, device=value.device))
+            elif self.site.selection.positions is None:
+                covered = value.shape[axis] - frame.offset
+                if frame.offset and covered <= 0:
+                    return None
+                if frame.offset or (self.fired and covered < part.shape[axis]):
+                    return self._columns(value, part, axis, frame.offset)
+        return self._fit(value, part).clone()
+
+    def _columns(self, value: Tensor, part: Tensor, axis: int, offset: int) -> Tensor:
+        count = min(value.shape[axis] - offset, part.shape[axis])
+        here = part.narrow(axis, 0, count)
+        result = part.clone()
+        result.narrow(axis, 0, count).copy_(self._fit(value.narrow(axis, offset, count), here))
+        return result
+
+    def _position_axis(self, part: Tensor) -> int | None:
+        try:
+            return find_axis("positions", self.site.axes, part.dim())
+        except SelectionError:
+            return None
+
+    def _fit(self, value: Tensor, part: Tensor) -> Tensor:
+        """``value`` with the part's device, dtype and shape."""
+        moved = value.to(device=part.device, dtype=part.dtype)
+        if moved.shape == part.shape:
+            return moved
+        try:
+            return moved.expand(part.shape)
+        except RuntimeError:
+            axes = self.site.axes
+            named = f" ({', '.join(axes)})" if axes else ""
+            raise ShapeMismatchError(
+                f"{self.site.address}: the value has shape {tuple(value.shape)}, the activation there has "
+                f"{tuple(part.shape)}{named}; it must equal or broadcast to that"
+            ) from None
