@@ -1,0 +1,325 @@
+"""What a spec claims about how components hang together: one dataclass for each kind of relation.
+
+Each relation holds in evaluation mode (no dropout), in one forward without a cache, for every layer
+where its components are layered. `statement` says it in one line for reports and error messages.
+A field's metadata tells the loader how to read it; `scope` is where the component must belong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from .expressions import holds
+
+__all__ = [
+    "KINDS",
+    "AttentionMix",
+    "Attentions",
+    "Chain",
+    "Condition",
+    "HeadsReshape",
+    "HiddenStates",
+    "ModelOutput",
+    "Normalization",
+    "Part",
+    "Projection",
+    "Relation",
+    "Requirement",
+    "ResidualSum",
+    "Softmax",
+]
+
+Condition = bool | str
+"""A constant, or text in the condition grammar of `intervene.specs.expressions`."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What must be so for a component to exist, or a relation to be checked, in a run.
+
+    Attributes:
+        reason: what a user reads where it isn't so, with what to do.
+        attention: attention implementations (transformers' `attn_implementation`) under which it
+            exists; empty for any.
+        when: condition over the config.
+    """
+
+    reason: str
+    attention: tuple[str, ...] = ()
+    when: Condition = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of a fused module's output that a projection gives, along the last axis.
+
+    Either chunk `chunk` of `of` equal ones (with `per`: within each of `per` equal groups, which is
+    how NeoX interleaves q, k and v inside each head), or the slice from `start` up to `stop`.
+
+    Attributes:
+        chunk: which chunk, from 0.
+        of: how many chunks.
+        per: expression, how many groups are chunked each for itself.
+        start: expression, first feature of the slice.
+        stop: expression, feature after the last one of the slice.
+    """
+
+    chunk: int | None = None
+    of: int | None = None
+    per: str | None = None
+    start: str | None = None
+    stop: str | None = None
+
+    def __str__(self) -> str:
+        if self.chunk is None:
+            return f"[{self.start} : {self.stop}]"
+        inside = f" within each of {self.per} groups" if self.per else ""
+        return f"[chunk {self.chunk} of {self.of}{inside}]"
+
+
+def _component(scope: str = "", *, optional: bool = False) -> Any:
+    """A field that names one component; `scope` "block", "model" or either."""
+    metadata = {"read": "component", "scope": scope}
+    return field(default="", metadata=metadata) if optional else field(metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """One claim about the components of a tower. Subclasses add what their kind needs.
+
+    Attributes:
+        name: stable id within the tower; "kind:subject" unless the spec gives another.
+        bitwise: equal bit for bit. Only where both sides come from the same tensor or from
+            elementwise operations in the model's own order; a repeated matrix product or reduction
+            may round otherwise when its memory is aligned otherwise.
+        when: condition over the config under which the relation is claimed.
+        models: model classes it is claimed for; empty for all of the family.
+        requires: what a run must have for the check, beyond its components' own requirements.
+        note: for the reader.
+        line: line in the spec's file.
+    """
+
+    kind: ClassVar[str] = ""
+
+    name: str = ""
+    bitwise: bool = field(default=False, metadata={"read": "flag"})
+    when: Condition = field(default=True, metadata={"read": "condition"})
+    models: tuple[str, ...] = field(default=(), metadata={"read": "models"})
+    requires: Requirement | None = field(default=None, metadata={"read": "requirement"})
+    note: str = field(default="", metadata={"read": "text"})
+    line: int = field(default=0, compare=False)
+
+    @property
+    def subject(self) -> str:
+        """The component that the relation says something about: the first one its kind names."""
+        return next(self._components())
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Every component that the relation names, each once."""
+        return tuple(dict.fromkeys(self._components()))
+
+    @property
+    def statement(self) -> str:
+        """The claim in one line, l being a layer and h a head."""
+        raise NotImplementedError
+
+    def applies(self, model: str, config: object) -> bool:
+        """Whether the relation is claimed for this model class and (tower's) config."""
+        return (not self.models or model in self.models) and holds(self.when, config)
+
+    def _components(self) -> Iterator[str]:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.metadata.get("read") == "component" and value:
+                yield value
+            elif each.metadata.get("read") == "components":
+                yield from value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain(Relation):
+    """output[l] == input[l+1], and input[0] == start where one is named."""
+
+    kind: ClassVar[str] = "chain"
+
+    output: str = _component("block")
+    input: str = _component("block")
+    start: str = _component("model", optional=True)
+
+    @property
+    def statement(self) -> str:
+        begins = f"; {self.start} = {self.input}[0]" if self.start else ""
+        return f"{self.output}[l] = {self.input}[l+1]{begins}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenStates(Relation):
+    """oracle[l + offset] == component[l], oracle being the model's own recorded hidden states.
+
+    transformers replaces the last recorded state by the final norm's output in most language
+    models: `last` names the component that it then equals, and that index is no longer the block's.
+    """
+
+    kind: ClassVar[str] = "hidden_states"
+
+    component: str = _component("block")
+    offset: int = field(default=1, metadata={"read": "integer"})
+    last: str = _component("model", optional=True)
+    oracle: str = field(default="hidden_states", metadata={"read": "text"})
+
+    @property
+    def statement(self) -> str:
+        index = f"l+{self.offset}" if self.offset else "l"
+        ends = f"; the last entry = {self.last}" if self.last else ""
+        return f"{self.component}[l] = {self.oracle}[{index}]{ends}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualSum(Relation):
+    """result == the terms added up from left to right."""
+
+    kind: ClassVar[str] = "residual_sum"
+
+    result: str = _component()
+    terms: tuple[str, ...] = field(metadata={"read": "components", "scope": ""})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {' + '.join(self.terms)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection(Relation):
+    """result == part(module(the terms added up from left to right)).
+
+    `module` lists paths of which the first one that exists is meant: relative to the block where
+    `result` belongs to blocks, else to the model. Layered terms of an unlayered result are taken
+    at the last layer.
+    """
+
+    kind: ClassVar[str] = "projection"
+
+    result: str = _component()
+    terms: tuple[str, ...] = field(metadata={"read": "components", "scope": ""})
+    module: tuple[str, ...] = field(metadata={"read": "paths"})
+    part: Part | None = field(default=None, metadata={"read": "part"})
+
+    @property
+    def statement(self) -> str:
+        part = str(self.part) if self.part else ""
+        module = " or ".join(self.module)
+        module = f"({module})" if len(self.module) > 1 else module
+        return f"{self.result} = {module}({' + '.join(self.terms)}){part}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization(Projection):
+    """As `Projection`, where the module is a norm: pins what a sub-layer reads."""
+
+    kind: ClassVar[str] = "normalization"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsReshape(Relation):
+    """whole, (batch, position, H*d), is heads, (batch, H, position, d), put side by side."""
+
+    kind: ClassVar[str] = "heads_reshape"
+
+    heads: str = _component("block")
+    whole: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.whole} = {self.heads} with its heads side by side"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax(Relation):
+    """pattern == softmax(scores) over key positions."""
+
+    kind: ClassVar[str] = "softmax"
+
+    pattern: str = _component("block")
+    scores: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.pattern} = softmax({self.scores})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attentions(Relation):
+    """component[l] == oracle[l], oracle being the model's own recorded attention patterns.
+
+    Compared in the oracle's dtype, to which some models cast the pattern.
+    """
+
+    kind: ClassVar[str] = "attentions"
+
+    component: str = _component("block")
+    oracle: str = field(default="attentions", metadata={"read": "text"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.component}[l] = {self.oracle}[l]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionMix(Relation):
+    """result[h] == oracle[l][h] @ values[group(h)], oracle being the model's own patterns.
+
+    Query heads share key and value heads in consecutive groups: group(h) = h // (H // H_kv).
+    """
+
+    kind: ClassVar[str] = "attention_mix"
+
+    result: str = _component("block")
+    values: str = _component("block")
+    oracle: str = field(default="attentions", metadata={"read": "text"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result}[h] = {self.oracle}[l][h] @ {self.values}[group(h)]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutput(Relation):
+    """component == the entry `oracle` of what the model returns.
+
+    A block component is taken at the last layer.
+    """
+
+    kind: ClassVar[str] = "model_output"
+
+    component: str = _component()
+    oracle: str = field(metadata={"read": "text"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.component} = the model's output {self.oracle!r}"
+
+
+KINDS: dict[str, type[Relation]] = {
+    kind.kind: kind
+    for kind in (
+        Chain,
+        HiddenStates,
+        ResidualSum,
+        Projection,
+        Normalization,
+        HeadsReshape,
+        Softmax,
+        Attentions,
+        AttentionMix,
+        ModelOutput,
+    )
+}
+"""Kind, as a spec writes it, to its dataclass."""
+
+
+def required(kind: type[Relation]) -> tuple[str, ...]:
+    """Keys that a spec must give for this kind, `kind` itself left out."""
+    return tuple(each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING)
