@@ -39,4 +39,13 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: nn.Module = getattr(transformers, model_class)(config)
+        _spread(model)
     return model.eval()
+
+
+def _spread(model: nn.Module) -> None:
+    """Move biases and norm scales off 0 and 1, as training does: a claim that holds only there must not pass."""
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            with torch.no_grad():
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)

@@ -67,5 +67,6 @@ class GPT2(Adapter):
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         small = {"vocab_size": 61, "n_positions": 64, "n_embd": 24, "n_layer": 3, "n_head": 3}
         special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-        defaults = {**small, **special, "num_labels": 3}
+        # GPT-2's own 0.02 leaves the blocks of so narrow a model next to nothing to add to the stream.
+        defaults = {**small, **special, "num_labels": 3, "initializer_range": 0.2}
         return build("GPT2Config", model or "GPT2LMHeadModel", cls.models, seed, defaults, config)
