@@ -125,8 +125,9 @@ class _Scanner:
             self.at += 1
             index = 0
             while self.skip_space() and self.text[self.at] != "]":
-                self.lines[(*path, index)] = self.line()
-                self.value((*path, index))
+                key = (*path, index)
+                self.lines[key] = self.line()
+                self.value(key)
                 index += 1
             self.at += 1
         elif char == "{":

@@ -1,0 +1,38 @@
+"""Conformance: the laws that an adapter and its spec must hold, and the checks that test them.
+
+>>> from intervene.conformance import check_adapter
+>>> check_adapter("gpt2").raise_if_failed()        # doctest: +SKIP
+"""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401
+except ImportError as error:
+    from ..errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        'the conformance suite needs hypothesis: pip install "torch-intervene[conformance]"'
+    ) from error
+
+from .checks import Check, check_adapter, generate_checks, run_check
+from .law import Law, all_laws
+from .outcome import Outcome, Report, Status
+from .profiles import PROFILES, Profile
+from .subject import Subject
+from .violation import Violation, tolerance
+
+__all__ = [
+    "PROFILES",
+    "Check",
+    "Law",
+    "Outcome",
+    "Profile",
+    "Report",
+    "Status",
+    "Subject",
+    "Violation",
+    "all_laws",
+    "check_adapter",
+    "generate_checks",
+    "run_check",
+    "tolerance",
+]

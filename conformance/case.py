@@ -1,0 +1,82 @@
+"""A case: one drawn setting brought to life, with the runs that the laws compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapted import Adapted
+from ..sites import Site, Values
+from .setting import Setting, make_inputs
+from .subject import Subject
+
+
+class Case:
+    """A model, its inputs, and plain as well as intervened runs of it, all seeded alike."""
+
+    def __init__(self, subject: Subject, setting: Setting) -> None:
+        self.subject = subject
+        self.setting = setting
+        self.model = subject.model(setting.model, setting.dtype, setting.attention)
+        self.model.train(setting.training)
+        self.adapted: Adapted = subject.adapted(self.model)
+        self.inputs = make_inputs(subject, self.model, setting)
+        self.generator = torch.Generator().manual_seed(setting.seed + 1)
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has."""
+        return self.adapted.layers
+
+    @cached_property
+    def plain(self) -> dict[str, Tensor]:
+        """The outputs of the model with nothing attached."""
+        return self.forward()
+
+    def forward(self, model: nn.Module | None = None, **extra: Any) -> dict[str, Tensor]:
+        """The outputs of one forward, dropout seeded; torch's random state is as before afterwards."""
+        return tensors(self.call(model, **extra))
+
+    def call(self, model: nn.Module | None = None, *, grad: bool | None = None, **extra: Any) -> Any:
+        """What the model returns for the case's inputs; ``grad`` in place of the setting's where given."""
+        chosen = self.model if model is None else model
+        inputs = {**self.inputs, **extra}
+        if "use_cache" in signature(type(chosen).forward).parameters:
+            inputs.setdefault("use_cache", False)
+        with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(self.setting.grad if grad is None else grad):
+            torch.manual_seed(self.setting.seed)
+            return chosen(**inputs)
+
+    def run(
+        self,
+        writes: Mapping[Site, Any] | Iterable[tuple[Site, Any]] = (),
+        reads: Iterable[Site] = (),
+    ) -> tuple[dict[str, Tensor], Values]:
+        """The outputs and read values of one forward in a session."""
+        with self.adapted.session(reads=reads, writes=writes) as session:
+            outputs = self.forward()
+        return outputs, session.values
+
+    def read(self, site: Site) -> Tensor:
+        """What flows by at a site in the plain run."""
+        value: Tensor = self.run(reads=[site])[1][site]
+        return value
+
+    def random(self, like: Tensor, scale: float = 1.0) -> Tensor:
+        """Normal values of a tensor's shape and dtype."""
+        return (scale * torch.randn(like.shape, generator=self.generator)).to(like.dtype)
+
+
+def tensors(output: Any, graph: bool = False) -> dict[str, Tensor]:
+    """The floating-point tensors that a model returned, by name; caches are left out."""
+    if isinstance(output, Tensor):
+        items: Iterable[tuple[Any, Any]] = [("output", output)]
+    else:
+        items = output.items() if isinstance(output, Mapping) else enumerate(output)
+    found = {str(n): v for n, v in items if isinstance(v, Tensor) and v.is_floating_point()}
+    return found if graph else {n: v.detach() for n, v in found.items()}

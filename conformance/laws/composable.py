@@ -1,0 +1,172 @@
+"""Composable: sites, sessions and threads don't disturb each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ...specs.relations import HeadsReshape
+from ..case import Case
+from ..draw import Draw
+from ..law import each_component, law
+from ..subject import Subject
+from ..violation import Violation, require_same, require_same_outputs
+
+SITUATIONS = ("two models", "threads", "a hook of the caller's")
+
+
+def _subjects(subject: Subject) -> Iterator[tuple[str, str]]:
+    yield from each_component(subject)
+    for situation in SITUATIONS:
+        yield situation, ""
+
+
+def _applies(subject: Subject, component: str) -> str | None:
+    if component in SITUATIONS or subject.variants(component):
+        return None
+    return "no model class and attention implementation of the family has it here"
+
+
+@law(
+    "composable",
+    "sites don't disturb each other, whatever the order; nor do sessions on two models, nested sessions or threads",
+    subjects=_subjects,
+    applies=_applies,
+)
+def composable(draw: Draw) -> None:
+    """For a component: with another one, written together, apart, and nested. Else a situation of its own."""
+    situations: dict[str, Callable[[Draw], None]] = {
+        "two models": _two_models,
+        "threads": _threads,
+        "a hook of the caller's": _callers_hook,
+    }
+    situations.get(draw.component, _two_sites)(draw)
+
+
+def _two_sites(draw: Draw) -> None:
+    subject = draw.subject
+    own = set(subject.variants(draw.component))
+    others = [
+        name
+        for name in subject.claimed
+        if not _overlap(subject, draw.component, name) and own & set(subject.variants(name))
+    ]
+    assume(others)
+    other = draw("the other component", st.sampled_from(others))
+    case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)])
+    first, second = draw.site(case), draw.site(case, other)
+    values = case.run(reads=[first, second])[1]
+    written = {site: case.random(values[site]) for site in (first, second)}
+    together, read = case.run(writes=written, reads=[first, second])
+    for site, value in written.items():
+        require_same(f"what is read at {site} while {first} and {second} are written", read[site], value)
+    swapped, _ = case.run(writes=list(reversed(written.items())))
+    require_same_outputs(f"writing {second} before {first} instead of after", swapped, together)
+    with case.adapted.session(writes={first: written[first]}):
+        nested, _ = case.run(writes={second: written[second]})
+    require_same_outputs(f"writing {second} in a session inside that of {first}", nested, together)
+    if first.port == second.port and first.layer == second.layer:
+        alone = case.run(writes={first: written[first]}, reads=[second])[1]
+        require_same(f"{second}, which shares a port with the written {first}", alone[second], values[second])
+
+
+def _overlap(subject: Subject, first: str, second: str) -> bool:
+    """Whether two components are the same tensor seen in two ways, as the spec's head relations say."""
+    if first == second:
+        return True
+    pairs = [{r.heads, r.whole} for r in subject.tower.relations if isinstance(r, HeadsReshape)]
+    return {first, second} in pairs
+
+
+def _any_case(draw: Draw) -> tuple[Case, str]:
+    component = draw("component", st.sampled_from(draw.subject.claimed))
+    variants = draw.subject.variants(component)
+    assume(variants)
+    return draw.case(variants), component
+
+
+def _two_models(draw: Draw) -> None:
+    """A session on a model leaves another model of the same class alone."""
+    case, component = _any_case(draw)
+    twin = _twin(case)
+    site = draw.site(case, component)
+    value = case.random(case.read(site))
+    with case.adapted.session(writes={site: value}):
+        beside = case.forward(twin)
+        case.forward()
+    require_same_outputs(f"a model beside the one that {site} is written in", beside, case.plain)
+
+
+def _threads(draw: Draw) -> None:
+    """Two threads, each with a model and a session of its own, give what they give one after the other."""
+    case, component = _any_case(draw)
+    other = Case(draw.subject, case.setting)
+    other.model = _twin(case)
+    other.adapted = draw.subject.adapted(other.model)
+    site = draw.site(case, component)
+    original = case.read(site)
+    values = [case.random(original), case.random(original)]
+    # Dropout draws from one random state of the process, so threads could not repeat it.
+    for each in (case, other):
+        each.model.eval()
+    wanted = [c.run(writes={site: v})[0] for c, v in zip((case, other), values, strict=True)]
+    found: list[dict[str, Tensor] | BaseException] = [{}, {}]
+
+    def work(index: int, one: Case) -> None:
+        try:
+            with torch.set_grad_enabled(False), one.adapted.session(writes={site: values[index]}):
+                outputs = one.model(**one.inputs)
+            from ..case import tensors
+
+            found[index] = tensors(outputs)
+        except BaseException as error:
+            found[index] = error
+
+    threads = [threading.Thread(target=work, args=(i, c)) for i, c in enumerate((case, other))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index, outputs in enumerate(found):
+        if isinstance(outputs, BaseException):
+            raise Violation(f"thread {index} ended with {type(outputs).__name__}: {outputs}") from outputs
+        kept = {n: t for n, t in outputs.items() if n in wanted[index]}
+        require_same_outputs(f"thread {index}, writing {site}", kept, wanted[index])
+
+
+def _callers_hook(draw: Draw) -> None:
+    """A hook that the caller put on the site's module still fires, during and after a session."""
+    case, component = _any_case(draw)
+    site = draw.site(case, component)
+    fired: list[int] = []
+    module = case.model.get_submodule(site.port.path)
+    hook = module.register_forward_hook(lambda *_: fired.append(1))
+    try:
+        case.forward()
+        alone = len(fired)
+        fired.clear()
+        case.run(writes={site: lambda part: part}, reads=[site])
+        during = len(fired)
+        fired.clear()
+        case.forward()
+        after = len(fired)
+        present = hook.id in module._forward_hooks
+    finally:
+        hook.remove()
+    if not (alone == during == after and present):
+        raise Violation(
+            f"the caller's own hook on {site.port.path!r} fired {alone} time(s) a forward, {during} during a session "
+            f"at {site} and {after} after it"
+        )
+
+
+def _twin(case: Case) -> torch.nn.Module:
+    """A model equal to the case's, of the same class."""
+    import copy
+
+    return copy.deepcopy(case.model)

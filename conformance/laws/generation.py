@@ -1,0 +1,125 @@
+"""Generation: what is written at a prompt position under the cache is what the uncached run gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ...sites import Site
+from ..case import Case
+from ..draw import Draw
+from ..law import always, law
+from ..subject import Subject
+from ..violation import Violation
+
+NEW_TOKENS = 3
+PADS = 2
+
+
+def _variants(subject: Subject, component: str) -> list[tuple[str, str | None]]:
+    return [v for v in subject.variants(component) if subject.has("generates", v[0])]
+
+
+def _applies(subject: Subject, component: str) -> str | None:
+    if not any(subject.has("generates", model) for model in subject.models):
+        return "the spec claims no model class that generates"
+    if not {"position", "query_position"} & set(subject.claim(component, subject.models[0]).axes):
+        return "the component has no position axis"
+    if not _variants(subject, component):
+        return "no model class that generates has the component"
+    return always(subject, component)
+
+
+@law(
+    "generation",
+    "an intervention at prompt positions gives the same tokens with a cache and without; left padding moves nothing",
+    applies=_applies,
+    effort=0.5,
+)
+def generation(draw: Draw) -> None:
+    """Greedy, with a real change at the drawn positions of the prompt."""
+    variants = _variants(draw.subject, draw.component)
+    case = draw.case(variants, dtypes=("float32",), modes=False, sides=("left",), columns=2)
+    site = draw.site(case)
+    columns = case.setting.columns
+    # generate computes some activations (logits) for the prompt's last columns alone.
+    seen = _prompt_columns(case, site)
+    position = draw("position", st.integers(columns - seen, columns - 1))
+    value = case.random(case.read(site.at(positions=position)), 3.0)
+    cached = _generate(case, site, position, value, use_cache=True)
+    uncached = _generate(case, site, position, value, use_cache=False)
+    if cached.tolist() != uncached.tolist():
+        raise Violation(
+            f"with {site} written at position {position}, generate gives {cached.tolist()} with a cache and "
+            f"{uncached.tolist()} without"
+        )
+    if case.setting.padding == "none" and draw.subject.has("left_padding", case.setting.model):
+        _compare_padded(case, site, position, value, cached)
+
+
+def _prompt_columns(case: Case, site: Site) -> int:
+    with case.adapted.session(reads=[site], keep="all") as session:
+        _call(case, case.inputs, use_cache=True)
+    axes = site.axes or ()
+    axis = next(i for i, name in enumerate(axes) if name in ("position", "query_position"))
+    return int(session.values[site][0].shape[axis])
+
+
+def _compare_padded(case: Case, site: Site, position: int, value: Tensor, wanted: Tensor) -> None:
+    """The same prompt two columns further right, behind padding, with the write moved along."""
+    if "input_ids" not in case.inputs:
+        return
+    ids = case.inputs["input_ids"]
+    filler = torch.zeros(len(ids), PADS, dtype=ids.dtype)
+    padded: dict[str, Any] = {
+        "input_ids": torch.cat([filler, ids], 1),
+        "attention_mask": torch.cat([filler, torch.ones_like(ids)], 1),
+    }
+    found = _generate(case, site, position, value, use_cache=True, inputs=padded, pads=PADS)
+    if found.tolist() != wanted.tolist():
+        raise Violation(
+            f"left padding by {PADS} turned the tokens generated with {site} written from {wanted.tolist()} into "
+            f"{found.tolist()}"
+        )
+
+
+def _generate(
+    case: Case,
+    site: Site,
+    position: int,
+    value: Tensor,
+    *,
+    use_cache: bool,
+    inputs: dict[str, Any] | None = None,
+    pads: int = 0,
+) -> Tensor:
+    """The new tokens with ``value`` written at a position of the prompt, behind ``pads`` columns of padding."""
+    written: Any = value
+    if "key_position" in (site.axes or ()):
+
+        def written(part: Tensor) -> Tensor:
+            # Keys before the prompt (padding) and after it (generated, when nothing is cached) stay masked.
+            result = part.clone()
+            result[..., pads : pads + value.shape[-1]] = value
+            return result
+
+    with case.adapted.session(writes={site.at(positions=position + pads): written}):
+        return _call(case, case.inputs if inputs is None else inputs, use_cache)
+
+
+def _call(case: Case, inputs: dict[str, Any], use_cache: bool) -> Tensor:
+    model: Any = case.model
+    given = {n: v for n, v in inputs.items() if n != "position_ids"}
+    with torch.no_grad():
+        tokens: Tensor = model.generate(
+            **given,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            use_cache=use_cache,
+            pad_token_id=0,
+        )
+    return tokens[:, -NEW_TOKENS:]

@@ -1,0 +1,195 @@
+"""Oracles: what a relation's other side is, without the adapter.
+
+The adapter gives the component under test. Everything it is compared with comes from modules found by the spec's
+own paths, called directly, or from what the model itself returns (hidden states, attentions, logits). Where a relation
+names several components, the others are read through the adapter too; each of them has a relation of its own that
+ties it to a module or an output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..components import components
+from ..specs import Relation
+from ..specs import relations as kinds
+from ..specs.expressions import evaluate
+from .case import Case
+from .violation import Violation
+
+
+@dataclass(frozen=True)
+class Side:
+    """Two tensors that a relation says are equal: the component's, and the oracle's."""
+
+    where: str
+    found: Tensor
+    wanted: Tensor
+
+
+class Reading:
+    """One plain forward of a case: components through the adapter, oracles from hooks of this module's own."""
+
+    def __init__(self, case: Case, relation: Relation) -> None:
+        self.case = case
+        self.layers = case.subject.tower.count(case.subject.config_of(case.setting.model))
+        names = [c for c in relation.components if c in case.subject.claimed]
+        sites = [
+            case.adapted.site(name, layer)
+            for name in names
+            for layer in (range(self.layers) if components()[name].layered else [None])
+        ]
+        asked: dict[str, Any] = {
+            f"output_{n}": True for n in ("hidden_states", "attentions") if n == getattr(relation, "oracle", "")
+        }
+        with case.adapted.session(reads=sites) as session:
+            self.output: Any = case.call(**asked)
+        self._values = session.values
+
+    def __call__(self, component: str, layer: int | None = None) -> Tensor:
+        """The component, of the last layer where the layer is not said."""
+        if not components()[component].layered:
+            return self._site(component, None)
+        return self._site(component, self.layers - 1 if layer is None else layer)
+
+    def _site(self, component: str, layer: int | None) -> Tensor:
+        value: Tensor = self._values[self.case.adapted.site(component, layer)]
+        return value
+
+    def recorded(self, name: str) -> Any:
+        """An entry of what the model returned."""
+        found = self.output.get(name) if hasattr(self.output, "get") else getattr(self.output, name, None)
+        if found is None:
+            raise Violation(f"the model returned no {name!r} to compare with")
+        return found
+
+    def block(self, layer: int) -> nn.Module:
+        """The block, found by the spec's own path."""
+        blocks = submodule(self.case.model, self.case.subject.tower.blocks)
+        block: nn.Module = blocks.get_submodule(str(layer))
+        return block
+
+    def total(self, terms: Sequence[str], layer: int | None) -> Tensor:
+        """The components added up from left to right."""
+        result = self(terms[0], layer)
+        for term in terms[1:]:
+            result = result + self(term, layer)
+        return result
+
+
+def submodule(root: nn.Module, paths: Sequence[str]) -> nn.Module:
+    """The first of ``paths`` that exists."""
+    names = dict(root.named_modules())
+    for path in paths:
+        if path in names:
+            return names[path]
+    raise Violation(f"none of the spec's module paths {', '.join(paths)} is in {type(root).__name__}")
+
+
+def sides(relation: Relation, case: Case) -> list[Side]:
+    """Every pair of tensors that the relation says are equal, over all layers."""
+    reading = Reading(case, relation)
+    with torch.no_grad():
+        found = list(_sides(relation, reading))
+    if not found:
+        raise Violation(f"{relation.statement}: nothing to compare")
+    return found
+
+
+def _layers(component: str, reading: Reading) -> list[int | None]:
+    return list(range(reading.layers)) if components()[component].layered else [None]
+
+
+@singledispatch
+def _sides(relation: Relation, reading: Reading) -> Iterator[Side]:
+    raise TypeError(f"no oracle for relations of kind {relation.kind}")
+
+
+@_sides.register
+def _chain(relation: kinds.Chain, reading: Reading) -> Iterator[Side]:
+    if relation.start:
+        yield Side("layer 0", reading(relation.start), reading(relation.input, 0))
+    for layer in range(reading.layers - 1):
+        yield Side(f"l = {layer}", reading(relation.output, layer), reading(relation.input, layer + 1))
+
+
+@_sides.register
+def _hidden_states(relation: kinds.HiddenStates, reading: Reading) -> Iterator[Side]:
+    recorded = reading.recorded(relation.oracle)
+    for layer in range(reading.layers):
+        index = layer + relation.offset
+        ends = bool(relation.last) and index == len(recorded) - 1
+        component = relation.last if ends else relation.component
+        yield Side(f"l = {layer}", reading(component, layer), recorded[index])
+
+
+@_sides.register
+def _residual_sum(relation: kinds.ResidualSum, reading: Reading) -> Iterator[Side]:
+    for layer in _layers(relation.result, reading):
+        yield Side(f"l = {layer}", reading(relation.result, layer), reading.total(relation.terms, layer))
+
+
+@_sides.register
+def _projection(relation: kinds.Projection, reading: Reading) -> Iterator[Side]:
+    for layer in _layers(relation.result, reading):
+        root = reading.case.model if layer is None else reading.block(layer)
+        wanted = submodule(root, relation.module)(reading.total(relation.terms, layer))
+        wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+        if relation.part is not None:
+            wanted = _part(wanted, relation.part, reading)
+        yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+
+
+def _part(whole: Tensor, part: kinds.Part, reading: Reading) -> Tensor:
+    subject, setting = reading.case.subject, reading.case.setting
+    config = subject.tower.config_of(subject.config_of(setting.model))
+    if part.chunk is None:
+        start = evaluate(part.start, config) if part.start else 0
+        stop = evaluate(part.stop, config) if part.stop else whole.shape[-1]
+        return whole[..., start:stop]
+    groups = evaluate(part.per, config) if part.per else 1
+    of = part.of or 1
+    split = whole.reshape(*whole.shape[:-1], groups, of, -1)
+    return split[..., part.chunk, :].flatten(-2)
+
+
+@_sides.register
+def _heads_reshape(relation: kinds.HeadsReshape, reading: Reading) -> Iterator[Side]:
+    for layer in _layers(relation.whole, reading):
+        heads = reading(relation.heads, layer)
+        side_by_side = torch.cat(heads.unbind(1), dim=-1)
+        yield Side(f"l = {layer}", side_by_side, reading(relation.whole, layer))
+
+
+@_sides.register
+def _softmax(relation: kinds.Softmax, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        wanted = reading(relation.scores, layer).softmax(-1)
+        yield Side(f"l = {layer}", reading(relation.pattern, layer), wanted)
+
+
+@_sides.register
+def _attentions(relation: kinds.Attentions, reading: Reading) -> Iterator[Side]:
+    for layer, wanted in enumerate(reading.recorded(relation.oracle)):
+        found = reading(relation.component, layer)
+        yield Side(f"l = {layer}", found.to(wanted.dtype), wanted)
+
+
+@_sides.register
+def _attention_mix(relation: kinds.AttentionMix, reading: Reading) -> Iterator[Side]:
+    for layer, pattern in enumerate(reading.recorded(relation.oracle)):
+        values = reading(relation.values, layer)
+        shared = pattern.shape[1] // values.shape[1]
+        mixed = pattern @ values.repeat_interleave(shared, dim=1)
+        yield Side(f"l = {layer}", reading(relation.result, layer), mixed)
+
+
+@_sides.register
+def _model_output(relation: kinds.ModelOutput, reading: Reading) -> Iterator[Side]:
+    yield Side("the last layer", reading(relation.component), reading.recorded(relation.oracle))

@@ -1,0 +1,136 @@
+"""Settings: the model variant, mode and inputs that hypothesis draws for one example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ..specs import SpecError
+from .subject import Subject
+
+ROWS, COLUMNS = 3, 6
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything about an example but the intervention.
+
+    Attributes:
+        model: the model class.
+        attention: the attention implementation, None for the model's own.
+        dtype: the weights' dtype.
+        training: whether the model is in training mode (its dropout is then seeded alike in every run).
+        grad: whether gradients are enabled.
+        rows: examples in the batch.
+        columns: positions, padding included.
+        padding: "none", "left" or "right".
+        padded: how many columns of each row are padding.
+        embeds: whether the model is given embeddings in place of ids.
+        seed: of the inputs and of every random value.
+    """
+
+    model: str
+    attention: str | None
+    dtype: str = "float32"
+    training: bool = False
+    grad: bool = False
+    rows: int = 1
+    columns: int = 2
+    padding: str = "none"
+    padded: tuple[int, ...] = ()
+    embeds: bool = False
+    seed: int = 0
+
+    def __str__(self) -> str:
+        words = [self.model, self.dtype, self.attention or "", "training" if self.training else "eval"]
+        words += ["with gradients" if self.grad else ""]
+        sizes = f"{self.rows} row(s) of {self.columns} column(s)"
+        pads = f", {self.padding}-padded by {list(self.padded)}" if self.padding != "none" else ""
+        given = ", as embeddings" if self.embeds else ""
+        return f"{' '.join(w for w in words if w)}; {sizes}{pads}{given}; seed {self.seed}"
+
+
+@st.composite
+def settings(
+    draw: st.DrawFn,
+    subject: Subject,
+    variants: Sequence[tuple[str, str | None]],
+    *,
+    dtypes: Sequence[str] = ("float32", "bfloat16"),
+    modes: bool = True,
+    padding: bool = True,
+    sides: Sequence[str] = ("right", "left"),
+    rows: int = 1,
+    columns: int = 1,
+) -> Setting:
+    """Settings for one of ``variants``, of at least ``rows`` x ``columns``."""
+    model, attention = draw(st.sampled_from(list(variants)))
+    count = draw(st.integers(rows, ROWS))
+    length = draw(st.integers(columns, COLUMNS))
+    takes = subject.tower.inputs
+    possible = ["none"]
+    if padding and "attention_mask" in takes and length > 1:
+        possible += [s for s in sides if s != "left" or subject.has("left_padding", model)]
+    side = draw(st.sampled_from(possible))
+    padded: tuple[int, ...] = ()
+    if side != "none":
+        one = st.integers(0, length - 1)
+        padded = tuple(draw(st.lists(one, min_size=count, max_size=count)))
+    return Setting(
+        model,
+        attention,
+        draw(st.sampled_from(list(dtypes))),
+        draw(st.booleans()) if modes else False,
+        draw(st.booleans()) if modes else False,
+        count,
+        length,
+        side,
+        padded,
+        draw(st.booleans()) if "inputs_embeds" in takes and "input_ids" in takes else False,
+        draw(st.integers(0, 2**16)),
+    )
+
+
+def make_inputs(subject: Subject, model: nn.Module, setting: Setting) -> dict[str, Any]:
+    """The model's inputs for a setting, drawn from its seed."""
+    generator = torch.Generator().manual_seed(setting.seed)
+    if subject.make_inputs is not None:
+        return dict(subject.make_inputs(model, setting.rows, setting.columns, generator))
+    takes = subject.tower.inputs
+    if "input_ids" not in takes:
+        raise SpecError(
+            f"the suite makes input_ids, and {subject.spec.family} takes {', '.join(takes)}",
+            remedy="hand check_adapter a function inputs(model, rows, columns, generator) -> dict",
+        )
+    size = int(subject.tower.config_of(subject.config_of(setting.model)).vocab_size)
+    # The first few ids are special tokens in most vocabularies; padding among them would change a pooled head.
+    ids = torch.randint(min(3, size - 1), size, (setting.rows, setting.columns), generator=generator)
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if setting.padding != "none":
+        mask = _mask(setting)
+        inputs["attention_mask"] = mask
+        if "position_ids" in takes:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    if setting.embeds:
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+        inputs["inputs_embeds"] = embedding(inputs.pop("input_ids")).detach()
+    return inputs
+
+
+def real(setting: Setting) -> Tensor:
+    """Which columns of each row are real, (rows, columns) of bool: padding's own outputs mean nothing."""
+    if setting.padding == "none":
+        return torch.ones(setting.rows, setting.columns, dtype=torch.bool)
+    return _mask(setting).bool()
+
+
+def _mask(setting: Setting) -> Tensor:
+    columns = torch.arange(setting.columns).expand(setting.rows, -1)
+    padded = torch.tensor(setting.padded).unsqueeze(1)
+    real = columns >= padded if setting.padding == "left" else columns < setting.columns - padded
+    return real.long()

@@ -1,0 +1,73 @@
+"""Snapshots: everything about a model that no session may change."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+
+from .violation import same
+
+_REGISTRIES = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """The state of a model and of torch that bears on its results, comparable by `changes`."""
+    state: dict[str, Any] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        own = path or "the model"
+        state[f"training flag of {own}"] = module.training
+        state[f"attributes of {own}"] = sorted(k for k in module.__dict__ if k not in _REGISTRIES)
+        state[f"forward of {own}"] = module.__dict__.get("forward")
+        state[f"class of {own}"] = type(module)
+        for registry in _REGISTRIES:
+            entries = getattr(module, registry, {})
+            state[f"{registry} of {own}"] = [(key, id(hook)) for key, hook in entries.items()]
+    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        state[f"values of {path}"] = tensor.detach().clone()
+        state[f"identity of {path}"] = id(tensor)
+        state[f"requires_grad of {path}"] = tensor.requires_grad
+        state[f"grad of {path}"] = None if tensor.grad is None else tensor.grad.clone()
+    state["config"] = {path: _config(m) for path, m in model.named_modules() if hasattr(m, "config")}
+    state["torch's random state"] = torch.get_rng_state()
+    state["Python's random state"] = hash(random.getstate())
+    state["grad mode"] = torch.is_grad_enabled()
+    state["torch function modes"] = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+    state["global module hooks"] = [
+        len(getattr(torch.nn.modules.module, name))
+        for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+    ]
+    return state
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs between two snapshots, in words."""
+    names = [*before, *(n for n in after if n not in before)]
+    return [f"{n} changed" for n in names if not _equal(before.get(n), after.get(n))]
+
+
+def _config(module: nn.Module) -> dict[str, Any]:
+    return {k: repr(v) for k, v in vars(module.config).items()}
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return same(first, second)
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        return False
+    return bool(first == second)

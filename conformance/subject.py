@@ -1,0 +1,149 @@
+"""The subject: the adapter under test, its spec, and the models that the checks run on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapted import Adapted, adapt
+from ..adapter import Adapter
+from ..errors import InterveneError
+from ..registry import family, find
+from ..specs import ComponentSpec, Spec
+from ..specs.schema import TowerSpec
+
+InputMaker = Callable[[nn.Module, int, int, torch.Generator], Mapping[str, Any]]
+Target = type[Adapter] | str | nn.Module
+
+
+class Subject:
+    """An adapter with its spec and small models of its family.
+
+    Args:
+        target: an adapter class, a family's name, or a (small) model, of which the checks use copies alone.
+        inputs: makes a model's inputs from (model, rows, columns, generator); by default the spec's ``inputs`` say.
+
+    Raises:
+        InterveneError: no adapter for the target, or no model can be made.
+    """
+
+    def __init__(self, target: Target, inputs: InputMaker | None = None) -> None:
+        self._given = target if isinstance(target, nn.Module) else None
+        self.adapter = _adapter(target)
+        self.spec: Spec = self.adapter.load_spec()
+        self.make_inputs = inputs
+        self._models: dict[tuple[str, str, str | None], nn.Module] = {}
+
+    @property
+    def tower(self) -> TowerSpec:
+        """The spec's tower."""
+        return self.spec.tower
+
+    @cached_property
+    def models(self) -> tuple[str, ...]:
+        """The model classes that are checked, the adapter's default one first."""
+        if self._given is not None:
+            return (self._known_as(self._given),)
+        first = self._known_as(self.adapter.tiny())
+        return (first, *(name for name in self.spec.models if name != first))
+
+    @cached_property
+    def config(self) -> Any:
+        """The default model's config."""
+        return self.config_of(self.models[0])
+
+    @property
+    def attentions(self) -> tuple[str | None, ...]:
+        """The attention implementations that the spec names; (None,) where it names none."""
+        return tuple(self.tower.attention_implementations) or (None,)
+
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """The components that the spec claims, in the order of computation."""
+        return tuple(self.tower.components)
+
+    def config_of(self, model: str) -> Any:
+        """The config of the model of that class."""
+        return getattr(self.prototype(model), "config", None)
+
+    def prototype(self, model: str) -> nn.Module:
+        """The float32 model of that class under its own attention implementation."""
+        return self.model(model, "float32", None)
+
+    def model(self, name: str, dtype: str, attention: str | None) -> nn.Module:
+        """A model of its own for each class, dtype and attention implementation, made once."""
+        key = (name, dtype, attention)
+        if key not in self._models:
+            if attention is None and dtype == "float32":
+                made = copy.deepcopy(self._given) if self._given is not None else self.adapter.tiny(name)
+                self._models[key] = made.float()
+            else:
+                made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
+                if attention is not None:
+                    made.set_attn_implementation(attention)  # type: ignore[operator]
+                self._models[key] = made
+        return self._models[key].eval()
+
+    def adapted(self, model: nn.Module) -> Adapted:
+        """The model seen through the adapter under test."""
+        return adapt(model, adapter=self.adapter)
+
+    def variants(self, component: str) -> list[tuple[str, str | None]]:
+        """The (model class, attention implementation) pairs for which the spec claims ``component``."""
+        claimed = self.tower.components[component]
+        needed = claimed.requires.attention if claimed.requires else ()
+        return [
+            (model, attention)
+            for model in self.models
+            if self.tower.why_absent(component, model, self.config_of(model)) is None
+            for attention in self.attentions
+            if not needed or attention in needed
+        ]
+
+    def claim(self, component: str, model: str) -> ComponentSpec:
+        """What the spec claims about ``component`` in a model of that class."""
+        return self.tower.components[component].resolve(model, self.tower.config_of(self.config_of(model)))
+
+    def shape(self, component: str, model: str, rows: int, columns: int) -> tuple[int, ...]:
+        """The shape that the spec claims for inputs of ``rows`` x ``columns``."""
+        claim = self.tower.components[component]
+        sizes = claim.shape(model, self.tower.config_of(self.config_of(model)))
+        axes = self.claim(component, model).axes
+        return tuple(
+            size if size is not None else (rows if axis == "batch" else columns)
+            for axis, size in zip(axes, sizes, strict=True)
+        )
+
+    def layers(self, component: str) -> tuple[int | None, ...]:
+        """The layers that have ``component``; (None,) for what a model has once."""
+        from ..components import components
+
+        if not components()[component].layered:
+            return (None,)
+        return tuple(range(self.tower.count(self.config)))
+
+    def has(self, capability: str, model: str | None = None) -> bool:
+        """Whether the spec claims a capability for a model class (the default one)."""
+        name = model or self.models[0]
+        return self.tower.has(capability, name, self.config_of(name))
+
+    def _known_as(self, model: nn.Module) -> str:
+        return self.adapter.class_name(model) or type(model).__name__
+
+
+def _adapter(target: Target) -> type[Adapter]:
+    if isinstance(target, str):
+        return family(target)
+    if isinstance(target, nn.Module):
+        found = find(target)
+        if found is None:
+            raise InterveneError(f"no adapter recognises {type(target).__name__}")
+        return found
+    if isinstance(target, type) and issubclass(target, Adapter):
+        return target
+    raise TypeError(f"expected an Adapter class, a family's name or a model; found {target!r}")
