@@ -31,7 +31,7 @@ def draw(result: SweepResult, ax: Axes | None, path: str | Path | None) -> Axes:
         _line(result, ax)
     else:
         _heatmap(result, ax)
-    ax.set_title(result.title or f"{result.metric} after patching", fontsize=10)
+    ax.set_title(result.title or f"{result.metric} after patching", fontsize=10, parse_math=False)
     if path is not None:
         figure = ax.get_figure(root=True)
         assert figure is not None  # axes made by subplots always have one
@@ -43,7 +43,7 @@ def _size(result: SweepResult) -> tuple[float, float]:
     if len(result.axes) == 1:
         return 6.0, 3.2
     rows, columns = _oriented(result)[0].shape
-    return min(16.0, 3.4 + 0.32 * columns), min(16.0, 1.4 + 0.28 * rows)
+    return min(13.0, 3.4 + 0.32 * columns), min(16.0, 1.4 + 0.28 * rows)
 
 
 def _oriented(result: SweepResult) -> tuple[Any, int, int]:
@@ -61,8 +61,8 @@ def _heatmap(result: SweepResult, ax: Axes) -> None:
     _label(ax, "x", result, across)
     figure = ax.get_figure()
     assert figure is not None  # axes made by subplots always have one
-    bar = figure.colorbar(image, ax=ax)
-    bar.set_label(result.metric)
+    bar = figure.colorbar(image, ax=ax, pad=0.02)
+    bar.set_label(result.metric, parse_math=False)
 
 
 def _line(result: SweepResult, ax: Axes) -> None:
@@ -77,6 +77,7 @@ def _line(result: SweepResult, ax: Axes) -> None:
 
 
 def _label(ax: Axes, which: str, result: SweepResult, index: int) -> None:
+    """Name an axis and its entries; tokens hold dollar signs, which must not be read as mathematics."""
     axis = result.axes[index]
     texts = list(axis.texts or map(str, axis.labels))
     ticks = range(0, len(texts), max(1, len(texts) // 24) if axis.name != "position" else 1)
@@ -84,9 +85,9 @@ def _label(ax: Axes, which: str, result: SweepResult, index: int) -> None:
     name = {"layer": "restored layer" if "noise" in result.notes else "patched layer"}
     text = name.get(axis.name, axis.name)
     if which == "x":
-        ax.set_xticks(list(ticks), shown, rotation=90 if max(map(len, shown)) > 3 else 0)
+        ax.set_xticks(list(ticks), shown, rotation=90 if max(map(len, shown)) > 3 else 0, parse_math=False)
         ax.set_xlabel(text)
     else:
-        ax.set_yticks(list(ticks), shown)
+        ax.set_yticks(list(ticks), shown, parse_math=False)
         ax.set_ylabel("" if axis.name == "position" else text)
     ax.tick_params(labelsize=8)

@@ -1,0 +1,5 @@
+"""``python -m intervene.cli``, for where the script isn't on the path."""
+
+from . import app
+
+app()

@@ -1,0 +1,73 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# What matplotlib can write and a reader can open anywhere.
+PICTURES = (".png", ".pdf", ".svg")
+
+Component = Annotated[
+    str, typer.Option(metavar="NAME", help="What is restored: block_output, mlp_output, attention_output, ...")
+]
+Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many noise draws are averaged.")]
+Sigma = Annotated[
+    float, typer.Option(min=0.0, metavar="X", help="The noise, in standard deviations of the token embeddings.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")]
+Window = Annotated[
+    int, typer.Option(min=1, metavar="N", help="How many layers around a cell's own are restored with it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+Revision = Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a model on the hub.")]
+
+
+def picture_path(value: Path | None) -> Path | None:
+    """A path to write a picture to, refused at once where it can't work: a trace may take long."""
+    if value is None:
+        return None
+    if value.suffix.lower() not in PICTURES:
+        raise typer.BadParameter(f"{value} must end in {', '.join(PICTURES)}")
+    if value.is_dir():
+        raise typer.BadParameter(f"{value} is a folder")
+    if not value.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {value.parent}")
+    return value
+
+
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", callback=picture_path, help="Where the picture goes: .png, .pdf or .svg."
+    ),
+]
+NoPicture = Annotated[bool, typer.Option("--no-picture", help="Write no picture.")]
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """``"0-5,8"`` as [0, 1, 2, 3, 4, 5, 8]; None stays None.
+
+    Raises:
+        typer.BadParameter: not numbers and ranges, a range that runs down, or a layer named twice.
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        if not _number(first) or (dash and not _number(last)):
+            raise typer.BadParameter(f"{part.strip()!r} is neither a layer nor a range; say for example 0-5,8")
+        if dash and int(last) < int(first):
+            raise typer.BadParameter(f"the range {part.strip()!r} runs down; say {last}-{first}")
+        found += range(int(first), int(last if dash else first) + 1)
+    twice = sorted({layer for layer in found if found.count(layer) > 1})
+    if twice:
+        raise typer.BadParameter(f"layers {', '.join(map(str, twice))} are named twice")
+    return found
+
+
+def _number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()

@@ -1,0 +1,241 @@
+"""``intervene sites``: what can be read and written in a model, and in which shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.cells import cell_len
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from ..adapted import Adapted, adapt
+from ..components import canonical, components
+from ..errors import UnknownSiteError
+from ..lenses import Composed, Lens, Whole
+from ..registry import families
+from ..sites import Site
+from . import loading, options
+from .console import CommandError, print_json, stdout
+
+EXAMPLES = """\
+Examples:
+
+  intervene sites tiny:gpt2
+
+  intervene sites gpt2 --config-only
+
+  intervene sites ./my-model --component mlp_output --layer 3
+
+  intervene sites gpt2-xl --config-only --json | jq .sites[].address
+"""
+
+POSITIONS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One component's sites that differ in nothing but the layer.
+
+    Attributes:
+        address: that of the sites, layers folded: ``layer.{0..11}.query_output``.
+        shape: each axis's size, or its name where the input decides it.
+        port: where the tensor flows by, layers folded.
+        lens: which part of it is meant; empty for all of it.
+    """
+
+    address: str
+    component: str
+    tower: str | None
+    layers: tuple[int, ...]
+    axes: tuple[str, ...]
+    shape: tuple[int | str, ...]
+    port: str
+    lens: str
+    meaning: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dict(self.__dict__)
+
+
+def run(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder with a saved model, a model of the hub, or tiny:FAMILY for a family's tiny model.",
+        ),
+    ],
+    component: Annotated[str | None, typer.Option(metavar="NAME", help="Only this component.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this layer; negative ones count from the end.")
+    ] = None,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="Take the config alone: no weights are loaded or downloaded.")
+    ] = False,
+    as_json: options.Json = False,
+    revision: options.Revision = None,
+) -> None:
+    """List a model's sites: address, shape, where the tensor flows by, and what it means.
+
+    The shapes are those of one forward over five random tokens. A tensor of attention scores or patterns exists
+    under eager attention alone.
+    """
+    loaded = loading.any_model(model, revision=revision, config_only=config_only)
+    adapted = adapt(loaded)
+    if adapted.adapter is None:
+        raise UnknownSiteError(
+            f"no adapter knows {type(loaded).__name__}, so its sites are its modules, by path (as in "
+            f"'path.to.module.output'). Families: {', '.join(sorted(families()))}"
+        )
+    chosen = choose(adapted, component, layer)
+    rows = list(fold(chosen, shapes(adapted, chosen)))
+    name = type(loaded).__name__
+    if as_json:
+        about = {"model": model, "class": name, "family": adapted.adapter.family, "layers": adapted.layers}
+        print_json({**about, "sites": [row.to_dict() for row in rows]})
+        return
+    _show(f"{name} ({adapted.adapter.family}), {adapted.layers} layers", rows)
+
+
+def choose(adapted: Adapted, component: str | None, layer: int | None) -> list[Site]:
+    """The sites of a component, of a layer, or of both.
+
+    Raises:
+        UnknownSiteError: no such component or layer; the message names those there are.
+    """
+    found = list(adapted.sites)
+    if component is not None:
+        name = canonical(component)
+        found = [s for s in found if s.component == name]
+        if not found or (found[0].layer is None and layer is not None):
+            adapted.site(component, layer)  # raises, with the reason
+    if layer is not None:
+        layers = [s.layer for s in found if s.layer is not None]
+        count = max(layers, default=-1) + 1
+        if not -count <= layer < count:
+            raise UnknownSiteError(f"layer {layer} is out of range: there are {count} layers (0 to {count - 1})")
+        found = [s for s in found if s.layer == layer % count]
+    return found
+
+
+def shapes(adapted: Adapted, sites: Sequence[Site]) -> dict[Site, tuple[int | str, ...]]:
+    """Each site's shape in one forward over random input, an axis that the input decides by its name.
+
+    Raises:
+        CommandError: a model that takes neither tokens nor images, or whose forward fails on random ones.
+    """
+    inputs, decided = sample_inputs(adapted.model)
+    attention = "eager" if any(getattr(s.port, "eager", False) for s in sites) else None
+    try:
+        values = adapted.read(list(sites), attention=attention, **inputs)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        name = type(adapted.model).__name__
+        without = " without weights" if next(adapted.model.parameters()).is_meta else ""
+        raise CommandError(
+            f"{name}{without} failed on random input ({type(error).__name__}: {error})"
+            + ("; try it without --config-only" if without else "")
+        ) from error
+    found = {}
+    for site in sites:
+        axes = site.axes or ()
+        sizes = values[site].shape
+        found[site] = tuple(a if a in decided else int(n) for a, n in zip(axes, sizes, strict=True))
+    return found
+
+
+def sample_inputs(model: nn.Module) -> tuple[dict[str, Any], set[str]]:
+    """A random input of one example, and the axes whose size it decides.
+
+    Raises:
+        CommandError: a model that takes neither tokens nor images.
+    """
+    device = next(model.parameters()).device
+    name = getattr(model, "main_input_name", "")
+    if name == "input_ids":
+        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
+        # The first ids are often special ones that a head looks for.
+        ids = torch.randint(min(3, embeddings.num_embeddings - 1), embeddings.num_embeddings, (1, POSITIONS))
+        return {name: ids.to(device)}, {"batch", "position", "query_position", "key_position"}
+    if name == "pixel_values":
+        config: Any = model.config
+        size = config.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return {name: torch.randn(1, config.num_channels, height, width).to(device)}, {"batch"}
+    raise CommandError(
+        f"{type(model).__name__} takes {name or 'inputs of no known name'}; shapes are found for tokens (input_ids) "
+        f"and images (pixel_values)"
+    )
+
+
+def fold(sites: Iterable[Site], found: dict[Site, tuple[int | str, ...]]) -> Iterator[Row]:
+    """Rows for sites in their order, those that differ in nothing but the layer as one."""
+    alike: dict[Any, list[Site]] = {}
+    for site in sites:
+        key = (site.tower, site.component, found[site], _port(site, "*"), site.lens)
+        alike.setdefault(key, []).append(site)
+    for those in alike.values():
+        site = those[0]
+        layers = tuple(s.layer for s in those if s.layer is not None)
+        folded = _folded(layers)
+        parts = (site.tower, f"layer.{folded}" if layers else None, site.component)
+        yield Row(
+            address=".".join(p for p in parts if p),
+            component=site.component,
+            tower=site.tower,
+            layers=layers,
+            axes=site.axes or (),
+            shape=found[site],
+            port=_port(site, folded),
+            lens=_lens(site.lens),
+            meaning=components()[site.component].meaning,
+        )
+
+
+def _folded(layers: Sequence[int]) -> str:
+    """(0, 1, 2, 5) as "{0..2,5}"; a single layer as it is."""
+    spans: list[list[int]] = []
+    for layer in layers:
+        if spans and layer == spans[-1][1] + 1:
+            spans[-1][1] = layer
+        else:
+            spans.append([layer, layer])
+    if len(layers) == 1:
+        return str(layers[0])
+    return "{" + ",".join(str(a) if a == b else f"{a}..{b}" for a, b in spans) + "}"
+
+
+def _port(site: Site, folded: str) -> str:
+    if site.layer is None:
+        return str(site.port)
+    return re.sub(rf"(?<=\.){site.layer}(?=[.\s]|$)", lambda _: folded, str(site.port), count=1)
+
+
+def _lens(lens: Lens) -> str:
+    if isinstance(lens, Composed):
+        return f"{_lens(lens.outer)} >> {_lens(lens.inner)}"
+    return "" if isinstance(lens, Whole) else str(lens)
+
+
+def _show(title: str, rows: Sequence[Row]) -> None:
+    console = stdout()
+    console.print(Text(title, "bold"))
+    width = max((cell_len(row.address) for row in rows), default=0)
+    for row in rows:
+        console.print()
+        shape = ", ".join(a if a == n else f"{a} {n}" for a, n in zip(row.axes, row.shape, strict=True))
+        line = Table.grid(padding=(0, 2))
+        line.add_column(width=min(width, console.width // 2 + 4), overflow="fold")
+        line.add_column(overflow="fold")
+        line.add_row(Text(row.address, "bold cyan"), Text(shape))
+        console.print(line)
+        where = f"{row.port} >> {row.lens}" if row.lens else row.port
+        console.print(Padding(Text(where), (0, 0, 0, 4), expand=False))
+        console.print(Padding(Text(row.meaning, "dim"), (0, 0, 0, 4), expand=False))

@@ -1,0 +1,55 @@
+"""`intervene demo`, end to end with the model that ships."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from intervene import demo
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_as_a_newcomer_runs_it(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "intervene.cli", "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert demo.DEMO_TARGET in done.stdout
+    for word in demo.DEMO_SUBJECT.split():
+        assert f"{word}*" in done.stdout
+    assert "The picture is in causal_trace.png" in done.stdout
+    assert (tmp_path / "causal_trace.png").read_bytes().startswith(PNG)
+
+
+def test_json_shows_the_early_and_the_late_site(run):
+    data = json.loads(run("demo", "--json", "--no-picture").stdout)
+    assert (data["prompt"], data["subject"], data["target"]) == (demo.DEMO_PROMPT, demo.DEMO_SUBJECT, demo.DEMO_TARGET)
+    assert data["clean"][0]["token"] == demo.DEMO_TARGET
+    assert data["clean"][0]["probability"] > 0.5 > data["base"]
+    early, late = data["readings"]
+    assert early["layer"] < late["layer"]
+    assert early["restored"] > 0.5
+    assert late["restored"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_another_prompt_of_its_world(run):
+    result = run("demo", "--prompt", demo.DEMO_PROMPT, "--subject", demo.DEMO_SUBJECT, "--json", "--no-picture")
+    assert json.loads(result.stdout)["target"] == demo.DEMO_TARGET
+
+
+def test_words_it_has_never_seen_are_named(run):
+    result = run("demo", "--prompt", "The Eiffel Tower is in", "--subject", "Eiffel Tower", "--no-picture")
+    assert result.exit_code == 0, result.stderr
+    assert "has never seen Eiffel" in result.stderr
+
+
+def test_a_prompt_needs_a_subject(run):
+    result = run("demo", "--prompt", "The Silver Crane Tower is in")
+    assert result.exit_code == 2
+    assert "--subject" in result.stderr

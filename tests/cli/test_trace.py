@@ -1,0 +1,187 @@
+"""`intervene trace`, on a model in a local folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import intervene
+from intervene.cli.console import remarks
+from intervene.sweeps import SweepWarning
+
+PROMPT = "The Silver Crane Tower is located in the city of"
+SUBJECT = "Silver Crane Tower"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def trace(run, folder):
+    def call(*arguments, **environment):
+        return run("trace", folder, "--prompt", PROMPT, "--subject", SUBJECT, *arguments, **environment)
+
+    return call
+
+
+def library(folder, **options):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return intervene.causal_trace(model, tokenizer, prompt=PROMPT, subject=SUBJECT, **options)
+
+
+def test_shows_predictions_heatmap_and_readings_and_writes_the_picture(trace, folder, elsewhere):
+    result = trace()
+    assert result.exit_code == 0, result.stderr
+    expected = library(folder)
+    assert f"{expected.clean[0].token} " in result.stdout
+    assert f"{expected.clean[0].probability:.3f}" in result.stdout
+    assert f"{expected.corrupted[0].probability:.3f}" in result.stdout
+    for token in expected.axes[1].texts:
+        assert f"{token} " in result.stdout
+    assert f"p({expected.target}) with clean block_output restored" in result.stdout
+    assert "At the last position ('of')" in result.stdout
+    assert "The picture is in causal_trace.png" in result.stdout
+    assert (elsewhere / "causal_trace.png").read_bytes().startswith(PNG)
+    assert "\x1b" not in result.stdout
+    assert all(len(line) <= 80 for line in result.stdout.splitlines())
+
+
+def test_json_is_what_the_library_computes(trace, folder, elsewhere):
+    options = ["--samples", 3, "--seed", 5, "--sigma", 2.0, "--component", "mlp_output", "--window", 2]
+    result = trace(*options, "--layers", "0-1,3", "--json", "-o", "here.svg")
+    data = json.loads(result.stdout)
+    expected = library(
+        folder, samples=3, seed=5, sigma=2.0, component="mlp_output", window=2, layers=[0, 1, 3], progress=False
+    )
+    assert data["values"] == expected.values.tolist()
+    assert (data["base"], data["source"]) == (expected.base, expected.source)
+    assert data["axes"][0]["labels"] == [0, 1, 3]
+    assert data["target"] == expected.target == data["clean"][0]["token"]
+    assert data["noise"] == {"sigma": 2.0, "samples": 3, "seed": 5}
+    assert (data["component"], data["window"], data["picture"]) == ("mlp_output", 2, "here.svg")
+    assert (elsewhere / "here.svg").exists()
+
+
+def test_readings_are_those_of_the_values(trace):
+    data = json.loads(trace("--json", "--no-picture").stdout)
+    subject, last = data["readings"]
+    assert (subject["position"], subject["token"]) == (3, "Tower")
+    assert (last["position"], last["token"]) == (9, "of")
+    values = torch.tensor(data["values"])
+    for reading in (subject, last):
+        column = values[:, reading["position"]]
+        assert reading["value"] == pytest.approx(float(column.max()))
+        assert reading["layer"] == int(column.argmax())
+        share = (column - data["base"]) / (data["source"] - data["base"])
+        assert reading["restored"] == pytest.approx(float(share.max()), abs=1e-5)
+        assert reading["layers_half"] == [i for i, s in enumerate(share.tolist()) if s >= 0.5]
+
+
+def test_a_subject_at_the_end_has_one_reading(run, folder):
+    result = run("trace", folder, "--prompt", "The Silver Crane", "--subject", "Crane", "--json", "--no-picture")
+    assert [r["place"] for r in json.loads(result.stdout)["readings"]] == ["the subject's last token"]
+
+
+def test_without_a_picture_none_is_written(trace, elsewhere):
+    result = trace("--no-picture", "--samples", 1)
+    assert result.exit_code == 0
+    assert "picture" not in result.stdout
+    assert "one noise draw" in result.stdout
+    assert not list(elsewhere.iterdir())
+
+
+def test_without_matplotlib_the_heatmap_is_still_drawn(trace, monkeypatch, elsewhere):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = trace()
+    assert result.exit_code == 0
+    assert "Tower*" in result.stdout
+    assert "picture" not in result.stdout
+    assert "no picture was written" in result.stderr
+    assert 'pip install "torch-intervene[plot]"' in result.stderr
+    assert not list(elsewhere.iterdir())
+    assert json.loads(trace("--json").stdout)["picture"] is None
+
+
+def test_dollars_in_a_prompt_are_no_mathematics(run, folder, elsewhere):
+    result = run("trace", folder, "--prompt", "The $5 _{ $5 is", "--subject", "$5", "--samples", 1)
+    assert result.exit_code == 0, result.exception
+    assert (elsewhere / "causal_trace.png").read_bytes().startswith(PNG)
+
+
+def test_attention_patterns_under_eager(trace):
+    options = ("--component", "attention_pattern", "--no-picture", "--samples", 1)
+    refused = trace(*options)
+    assert refused.exit_code == 1
+    assert "eager" in refused.stderr
+    assert trace(*options, "--attention", "eager").exit_code == 0
+
+
+def test_dtype(trace, folder):
+    data = json.loads(trace("--dtype", "bfloat16", "--json", "--no-picture").stdout)
+    exact = library(folder, progress=False)
+    assert data["source"] != exact.source
+    assert data["source"] == pytest.approx(exact.source, abs=0.05)
+
+
+def test_probabilities_that_are_not_numbers_are_refused(run, folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    torch.nn.init.constant_(model.get_parameter("transformer.ln_f.weight"), float("nan"))
+    model.save_pretrained(tmp_path / "nan")
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "nan")
+    result = run("trace", tmp_path / "nan", "--prompt", PROMPT, "--subject", SUBJECT, "--target", "of")
+    assert result.exit_code == 1
+    assert "--dtype float32" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--component", "atention_output"], "Did you mean 'attention_output'"),
+        (["--layers", "2-9"], "layers [4, 5, 6, 7, 8, 9] out of range: there are 4 (0 to 3)"),
+        (["--target", " "], "the target is empty"),
+        (["--device", "nosuch"], "device 'nosuch' can't be used"),
+        (["--attention", "nosuch"], "attn_implementation"),
+    ],
+)
+def test_refusals(trace, options, message):
+    result = trace(*options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert message in result.stderr
+
+
+def test_a_subject_that_is_not_in_the_prompt(run, folder):
+    result = run("trace", folder, "--prompt", PROMPT, "--subject", "Space Needle")
+    assert result.exit_code == 1
+    assert "doesn't hold the subject 'Space Needle'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "x.gif"], "must end in .png, .pdf, .svg"),
+        (["-o", "nowhere/x.png"], "there is no folder nowhere"),
+        (["--layers", "5-2"], "runs down"),
+        (["--layers", "a"], "neither a layer nor a range"),
+        (["--layers", "1,0-2"], "named twice"),
+        (["--window", "0"], "--window"),
+    ],
+)
+def test_wrong_usage_is_refused_before_the_model_is_loaded(run, options, message):
+    result = run("trace", "./nosuch", "--prompt", PROMPT, "--subject", SUBJECT, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_sweep_warnings_become_notes(capsys):
+    with remarks():
+        warnings.warn("slower this time", SweepWarning, stacklevel=1)
+    assert capsys.readouterr().err == "note: slower this time\n"
+
+
+def test_other_warnings_stay_what_they_are(capsys):
+    with pytest.warns(UserWarning, match="another"), remarks():
+        warnings.warn("another", UserWarning, stacklevel=1)
+    assert "note" not in capsys.readouterr().err
