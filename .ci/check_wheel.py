@@ -21,6 +21,9 @@ PLACES = {
     "specs": "intervene/specs",
 }
 
+# Modules outside any package.
+MODULES = {"intervene_pytest.py"}
+
 IMPORTS = """
 import importlib, pathlib, sys
 for name in sys.argv[2:]:
@@ -31,12 +34,13 @@ for name in sys.argv[2:]:
 
 def expected_files() -> set[str]:
     """Names that the wheel must hold: all files of the checkout's packages but pages for its readers."""
-    return {
+    packages = {
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in PLACES.items()
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.parts
     }
+    return packages | MODULES
 
 
 def main() -> None:
@@ -50,7 +54,7 @@ def main() -> None:
             sys.exit(f"{wheel.name} holds what the checkout doesn't: {strange}")
         archive.extractall(unpacked)
         modules = [inside.replace("/", ".") for inside in PLACES.values()]
-        command = [sys.executable, "-c", IMPORTS, unpacked, *modules, "intervene.cli"]
+        command = [sys.executable, "-c", IMPORTS, unpacked, *modules, "intervene.cli", "intervene_pytest"]
         # The unpacked wheel goes before the editable install of the environment.
         done = subprocess.run(command, cwd=unpacked, env={"PYTHONPATH": unpacked}, check=False)
         if done.returncode != 0:

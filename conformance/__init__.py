@@ -14,10 +14,13 @@ except ImportError as error:
     ) from error
 
 from .checks import Check, check_adapter, generate_checks, run_check
+from .html import to_html
 from .law import Law, all_laws
 from .outcome import Outcome, Report, Status
+from .parametrize import parametrize_with_laws
 from .profiles import PROFILES, Profile
 from .subject import Subject
+from .terminal import show
 from .violation import Violation, tolerance
 
 __all__ = [
@@ -33,6 +36,9 @@ __all__ = [
     "all_laws",
     "check_adapter",
     "generate_checks",
+    "parametrize_with_laws",
     "run_check",
+    "show",
+    "to_html",
     "tolerance",
 ]

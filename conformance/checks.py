@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import hypothesis
 from hypothesis import given
@@ -17,6 +19,7 @@ from .draw import Draw
 from .law import Law, all_laws
 from .outcome import Outcome, Report, Status
 from .profiles import Profile, profile, search_seed
+from .snapshot import restored
 from .subject import InputMaker, Subject, Target
 
 
@@ -92,7 +95,13 @@ def run_check(
     def body(data: st.DataObject) -> None:
         draw = Draw(data, check.subject, check.name)
         logs.append(draw.log)
-        check.law.check(draw)
+        try:
+            with restored():
+                check.law.check(draw)
+        except BaseException:
+            # What the adapter left in the models would fail, or hide, the next example.
+            check.subject.renew()
+            raise
 
     test = bound.settings(check.law.effort)(given(st.data())(body))
     if seed is not None:
@@ -188,7 +197,9 @@ def versions(library: str) -> dict[str, str]:
 def _message(error: BaseException) -> str:
     if isinstance(error, (AssertionError, InterveneError)):
         return str(error)
-    return f"{type(error).__name__}: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" (in {frames[-1].name}, {Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def _all_known(

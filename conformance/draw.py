@@ -16,6 +16,7 @@ from .subject import Subject
 
 T = TypeVar("T")
 KINDS = ("ordinary", "zero", "tiny", "huge", "base")
+SCALES = {"ordinary": 1.0, "zero": 0.0, "tiny": 1e-30, "huge": 1e30}
 
 
 class Draw:
@@ -61,8 +62,15 @@ class Draw:
         kind = self("value", st.sampled_from(KINDS))
         if kind == "base":
             return part.clone()
-        scale = {"ordinary": 1.0, "zero": 0.0, "tiny": 1e-30, "huge": 1e30}[kind]
-        return case.random(part, scale)
+        return case.random(part, SCALES[kind])
+
+    def mixture(self, case: Case, part: Tensor) -> Tensor:
+        """A source value whose entries are of every kind, next to the base, infinite and NaN ones among them."""
+        kinds = [case.random(part, scale) for scale in SCALES.values()]
+        infinite = torch.full_like(part, torch.inf)
+        kinds += [part, torch.nextafter(part, infinite), infinite, torch.full_like(part, torch.nan)]
+        which = torch.randint(len(kinds), part.shape, generator=case.generator)
+        return torch.stack(kinds).gather(0, which.unsqueeze(0)).squeeze(0)
 
     def selection(self, case: Case, narrow: bool = False) -> tuple[dict[str, Any], Tensor]:
         """A selection as keywords for `Site.at`, and which entries it means, by plain indexing.
@@ -73,10 +81,7 @@ class Draw:
         Returns:
             The keywords, and a boolean mask of the claimed shape that is true where the selection is.
         """
-        axes, shape = self.axes(case), self.shape(case)
-        names = {"batch": "rows", "head": "heads", "kv_head": "heads"}
-        names |= {"position": "positions", "query_position": "positions"}
-        options = {names[a]: i for i, a in enumerate(axes) if a in names} | {"dims": len(axes) - 1}
+        shape, options = self.shape(case), self._selectable(case)
         chosen = self(
             "narrowed axes",
             st.lists(st.sampled_from(sorted(options)), unique=True, min_size=int(narrow)),
@@ -106,6 +111,30 @@ class Draw:
                 flags[indices] = True
                 mask &= flags.reshape([size if i == axis else 1 for i in range(len(shape))])
         return keywords, mask
+
+    def single_places(self, case: Case) -> list[tuple[dict[str, Any], dict[str, Any], Tensor]]:
+        """For each axis that can be narrowed, a selection of one of its places.
+
+        Returns:
+            Keywords for `Site.at` that count from the axis' start, others that count from its end, and a boolean mask
+            of the claimed shape that is true where both selections are.
+        """
+        found = []
+        shape = self.shape(case)
+        for name, axis in self._selectable(case).items():
+            index = self(f"one of the {name}", st.integers(0, shape[axis] - 1))
+            flags = torch.zeros(shape[axis], dtype=torch.bool)
+            flags[index] = True
+            mask = flags.reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape)
+            found.append(({name: [index]}, {name: [index - shape[axis]]}, mask))
+        return found
+
+    def _selectable(self, case: Case) -> dict[str, int]:
+        """The keywords of `Site.at` that the component's axes allow, with the axis that each narrows."""
+        axes = self.axes(case)
+        names = {"batch": "rows", "head": "heads", "kv_head": "heads"}
+        names |= {"position": "positions", "query_position": "positions"}
+        return {names[a]: i for i, a in enumerate(axes) if a in names} | {"dims": len(axes) - 1}
 
     def _indices(self, name: str, size: int, count: int | None = None) -> list[int]:
         wanted = st.lists(

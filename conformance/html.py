@@ -11,6 +11,7 @@ from ..errors import MissingDependencyError
 from .matrix import (
     MEANINGS,
     SYMBOLS,
+    WHOLE_FAMILY,
     Cell,
     by_reason,
     columns,
@@ -80,6 +81,7 @@ def _template() -> Any:
     environment.globals.update(
         Status=Status,
         SYMBOLS=SYMBOLS,
+        WHOLE_FAMILY=WHOLE_FAMILY,
         MEANINGS=MEANINGS,
         SHORT=_SHORT,
         matrix=matrix,

@@ -85,15 +85,22 @@ def rows(report: Report) -> tuple[str, ...]:
     """The rows' components in the order of computation, "" (the whole family) last.
 
     A component that the spec doesn't have but an outcome names gets a row too: no outcome is lost.
+    Where only some checks were run, rows that none of them belongs to are left out.
     """
     named = dict.fromkeys((*report.components, *(o.component for o in report)))
     named.pop("", None)
+    if len(report) < report.total:
+        ran = {o.component for o in report}
+        return (*(n for n in named if n in ran), *([""] if "" in ran else []))
     return (*named, "")
 
 
 def columns(report: Report) -> tuple[str, ...]:
-    """The columns' laws: those of the report, and any other that an outcome names."""
-    return tuple(dict.fromkeys((*report.laws, *(o.law for o in report))))
+    """The columns' laws: those of the report, and any other that an outcome names; where only some checks were run,
+    those alone that were."""
+    named = dict.fromkeys((*report.laws, *(o.law for o in report)))
+    ran = {o.law for o in report}
+    return tuple(law for law in named if law in ran or len(report) >= report.total)
 
 
 def matrix(report: Report) -> Iterator[tuple[str, list[Cell]]]:

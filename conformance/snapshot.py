@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import _get_current_function_mode_stack
+from torch.overrides import _get_current_function_mode_stack, _pop_mode
 
 from .violation import same
 
@@ -24,6 +27,7 @@ _REGISTRIES = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
+_GLOBAL_REGISTRIES = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
@@ -43,14 +47,20 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         state[f"identity of {path}"] = id(tensor)
         state[f"requires_grad of {path}"] = tensor.requires_grad
         state[f"grad of {path}"] = None if tensor.grad is None else tensor.grad.clone()
-    state["config"] = {path: _config(m) for path, m in model.named_modules() if hasattr(m, "config")}
+    for name in ("config", "generation_config"):
+        held = {path: getattr(m, name, None) for path, m in model.named_modules()}
+        state[name.replace("_", " ")] = {path: _entries(c) for path, c in held.items() if c is not None}
     state["torch's random state"] = torch.get_rng_state()
     state["Python's random state"] = hash(random.getstate())
+    if "numpy" in sys.modules:
+        numpys = sys.modules["numpy"].random.get_state()
+        state["numpy's random state"] = (numpys[1].tobytes(), numpys[2])
     state["grad mode"] = torch.is_grad_enabled()
+    state["torch's default dtype"] = torch.get_default_dtype()
     state["torch function modes"] = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
     state["global module hooks"] = [
         len(getattr(torch.nn.modules.module, name))
-        for name in ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+        for name in _GLOBAL_REGISTRIES
     ]
     return state
 
@@ -61,8 +71,33 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [f"{n} changed" for n in names if not _equal(before.get(n), after.get(n))]
 
 
-def _config(module: nn.Module) -> dict[str, Any]:
-    return {k: repr(v) for k, v in vars(module.config).items()}
+@contextmanager
+def restored() -> Iterator[None]:
+    """Undo at the end what an adapter did to the process, so that one example's leaks don't reach the next."""
+    hooks = [getattr(torch.nn.modules.module, name) for name in _GLOBAL_REGISTRIES]
+    kept = [dict(registry) for registry in hooks]
+    numpy = sys.modules.get("numpy")
+    python, torchs, numpys = random.getstate(), torch.get_rng_state(), numpy and numpy.random.get_state()
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    modes = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        while len(_get_current_function_mode_stack()) > modes:  # type: ignore[no-untyped-call]
+            _pop_mode()  # type: ignore[no-untyped-call]
+        for registry, entries in zip(hooks, kept, strict=True):
+            registry.clear()
+            registry.update(entries)
+        random.setstate(python)
+        torch.set_rng_state(torchs)
+        if numpy:
+            numpy.random.set_state(numpys)
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+
+
+def _entries(config: Any) -> dict[str, Any]:
+    return {k: repr(v) for k, v in vars(config).items()} if hasattr(config, "__dict__") else {"": repr(config)}
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -37,6 +37,7 @@ class Subject:
         self.adapter = _adapter(target)
         self.spec: Spec = self.adapter.load_spec()
         self.make_inputs = inputs
+        self._untouched: dict[str, nn.Module] = {}
         self._models: dict[tuple[str, str, str | None], nn.Module] = {}
 
     @property
@@ -72,22 +73,25 @@ class Subject:
         return getattr(self.prototype(model), "config", None)
 
     def prototype(self, model: str) -> nn.Module:
-        """The float32 model of that class under its own attention implementation."""
-        return self.model(model, "float32", None)
+        """The float32 model of that class under its own attention implementation; it is never run."""
+        if model not in self._untouched:
+            made = copy.deepcopy(self._given) if self._given is not None else self.adapter.tiny(model)
+            self._untouched[model] = made.float().eval()
+        return self._untouched[model]
 
     def model(self, name: str, dtype: str, attention: str | None) -> nn.Module:
         """A model of its own for each class, dtype and attention implementation, made once."""
         key = (name, dtype, attention)
         if key not in self._models:
-            if attention is None and dtype == "float32":
-                made = copy.deepcopy(self._given) if self._given is not None else self.adapter.tiny(name)
-                self._models[key] = made.float()
-            else:
-                made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
-                if attention is not None:
-                    made.set_attn_implementation(attention)  # type: ignore[operator]
-                self._models[key] = made
-        return self._models[key].eval()
+            made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
+            if attention is not None:
+                made.set_attn_implementation(attention)  # type: ignore[operator]
+            self._models[key] = made
+        return self._models[key]
+
+    def renew(self) -> None:
+        """Make new models from now on: in those that there are an adapter may have left something."""
+        self._models.clear()
 
     def adapted(self, model: nn.Module) -> Adapted:
         """The model seen through the adapter under test."""

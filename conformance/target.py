@@ -67,6 +67,9 @@ def _from_name(name: str) -> ModuleType:
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise TargetError(f"no file {path}")
+    package = _package_of(path.resolve())
+    if package is not None:
+        return _from_name(package)
     _search(path.parent.resolve())
     # Not under its plain name, which may be that of an installed module.
     name = f"intervene_conformance_{path.stem}"
@@ -81,6 +84,17 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise TargetError(f"{path} could not be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def _package_of(path: Path) -> str | None:
+    """The dotted name of a file that stands in a package, whose root's folder is then searched; None for others."""
+    root = path.parent
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if root == path.parent:
+        return None
+    _search(root)
+    return ".".join(path.relative_to(root).with_suffix("").parts)
 
 
 def _search(folder: Path) -> None:

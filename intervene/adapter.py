@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,10 +82,17 @@ class Adapter(ABC):
 
     @classmethod
     def load_spec(cls) -> Spec:
-        """The family's spec."""
-        from .specs import load
+        """The family's spec; its file is read again only when it has changed, for every site asks for it.
 
-        return load(cls.spec if cls.spec is not None else cls.family)
+        Raises:
+            SpecError: no such spec, or one that breaks the schema.
+        """
+        source = cls.spec if cls.spec is not None else cls.family
+        file = Path(source)
+        if file.suffix != ".toml" or not file.is_file():
+            return _spec(source, ())
+        state = file.stat()
+        return _spec(source, (state.st_mtime_ns, state.st_size))
 
     @property
     def layers(self) -> int:
@@ -153,6 +160,13 @@ class Adapter(ABC):
         return AbsentComponentError(
             f"{type(self.model).__name__} has no {component}: {reason or 'its adapter lists none'}"
         )
+
+
+@lru_cache(maxsize=256)
+def _spec(source: str | Path, state: tuple[int, ...]) -> Spec:
+    from .specs import load
+
+    return load(source)
 
 
 def _view(entry: Port | View) -> View:

@@ -16,6 +16,12 @@ from hypothesis import HealthCheck, settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
+# For the tests of this project's own pytest plugin.
+pytest_plugins = ["pytester"]
+
+# A project of its own; tests/conformance/test_stranger.py installs it and runs its tests.
+collect_ignore = ["stranger"]
+
 # A first call through a model takes many times what later ones take, so no deadline says anything.
 settings.register_profile(
     "ci",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ...specs.relations import HeadsReshape
-from ..case import Case
+from ..case import Case, tensors
 from ..draw import Draw
 from ..law import each_component, law
 from ..subject import Subject
@@ -60,19 +60,29 @@ def _two_sites(draw: Draw) -> None:
     other = draw("the other component", st.sampled_from(others))
     case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)])
     first, second = draw.site(case), draw.site(case, other)
-    values = case.run(reads=[first, second])[1]
+    sharing = [
+        s
+        for s in case.adapted.sites
+        if s.port == first.port and s.layer == first.layer and not _overlap(subject, draw.component, s.component)
+    ]
+    values = case.run(reads=[first, second, *sharing])[1]
     written = {site: case.random(values[site]) for site in (first, second)}
     together, read = case.run(writes=written, reads=[first, second])
     for site, value in written.items():
         require_same(f"what is read at {site} while {first} and {second} are written", read[site], value)
     swapped, _ = case.run(writes=list(reversed(written.items())))
     require_same_outputs(f"writing {second} before {first} instead of after", swapped, together)
+    twin = _twin(case)
     with case.adapted.session(writes={first: written[first]}):
+        beside = case.forward(twin)
         nested, _ = case.run(writes={second: written[second]})
+    require_same_outputs(f"a model beside the one that {first} is written in", beside, case.plain)
     require_same_outputs(f"writing {second} in a session inside that of {first}", nested, together)
-    if first.port == second.port and first.layer == second.layer:
-        alone = case.run(writes={first: written[first]}, reads=[second])[1]
-        require_same(f"{second}, which shares a port with the written {first}", alone[second], values[second])
+    if sharing:
+        alone = case.run(writes={first: written[first]}, reads=sharing)[1]
+        for other_site in sharing:
+            what = f"{other_site}, which shares a port with the written {first}"
+            require_same(what, alone[other_site], values[other_site])
 
 
 def _overlap(subject: Subject, first: str, second: str) -> bool:
@@ -117,14 +127,19 @@ def _threads(draw: Draw) -> None:
     wanted = [c.run(writes={site: v})[0] for c, v in zip((case, other), values, strict=True)]
     found: list[dict[str, Tensor] | BaseException] = [{}, {}]
 
+    # Both sessions are open before either model runs, and until both have run: without that, threads as short as
+    # these follow one another.
+    meeting = threading.Barrier(2, timeout=60)
+
     def work(index: int, one: Case) -> None:
         try:
             with torch.set_grad_enabled(False), one.adapted.session(writes={site: values[index]}):
+                meeting.wait()
                 outputs = one.model(**one.inputs)
-            from ..case import tensors
-
+                meeting.wait()
             found[index] = tensors(outputs)
         except BaseException as error:
+            meeting.abort()
             found[index] = error
 
     threads = [threading.Thread(target=work, args=(i, c)) for i, c in enumerate((case, other))]
@@ -132,7 +147,8 @@ def _threads(draw: Draw) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    for index, outputs in enumerate(found):
+    # A thread that found the meeting called off has nothing to say; the other one has.
+    for index, outputs in sorted(enumerate(found), key=lambda each: isinstance(each[1], threading.BrokenBarrierError)):
         if isinstance(outputs, BaseException):
             raise Violation(f"thread {index} ended with {type(outputs).__name__}: {outputs}") from outputs
         kept = {n: t for n, t in outputs.items() if n in wanted[index]}

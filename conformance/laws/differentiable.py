@@ -42,6 +42,15 @@ def differentiable(draw: Draw) -> None:
     _compare(f"the source written at {chosen}", leaf, loss(leaf), lambda: loss(leaf), case)
     name, weight = next((n, p) for n, p in case.model.named_parameters() if p.requires_grad)
     _compare(f"the base ({name}) around {chosen}", weight, loss(source), lambda: loss(source), case)
+    scale = case.random(part)
+
+    def loss_of_read() -> Tensor:
+        with case.adapted.session(reads=[chosen], grad=True) as session:
+            case.call(grad=True)
+        value: Tensor = session.values[chosen]
+        return (value * scale).sum()
+
+    _compare(f"the base ({name}) of what is read at {chosen}", weight, loss_of_read(), loss_of_read, case)
 
 
 def _compare(what: str, leaf: Tensor, loss: Tensor, again: Callable[[], Tensor], case: Case) -> None:

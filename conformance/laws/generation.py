@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from ..case import Case
 from ..draw import Draw
 from ..law import always, law
 from ..subject import Subject
-from ..violation import Violation
+from ..violation import Violation, require_close
 
 NEW_TOKENS = 3
 PADS = 2
@@ -33,6 +34,14 @@ def _applies(subject: Subject, component: str) -> str | None:
     return always(subject, component)
 
 
+@dataclass(frozen=True)
+class Generated:
+    """New tokens, (rows, steps), and the logits that each was chosen by, (rows, steps, vocabulary)."""
+
+    tokens: Tensor
+    logits: Tensor
+
+
 @law(
     "generation",
     "an intervention at prompt positions gives the same tokens with a cache and without; left padding moves nothing",
@@ -40,7 +49,8 @@ def _applies(subject: Subject, component: str) -> str | None:
     effort=0.5,
 )
 def generation(draw: Draw) -> None:
-    """Greedy, with a real change at the drawn positions of the prompt."""
+    """Greedy, with a real change at a position of the prompt, which is counted from the start in one of two compared
+    runs and from the prompt's end in the other. The logits must be close, too: few changes turn a greedy token."""
     variants = _variants(draw.subject, draw.component)
     case = draw.case(variants, dtypes=("float32",), modes=False, sides=("left",), columns=2)
     site = draw.site(case)
@@ -49,15 +59,24 @@ def generation(draw: Draw) -> None:
     seen = _prompt_columns(case, site)
     position = draw("position", st.integers(columns - seen, columns - 1))
     value = case.random(case.read(site.at(positions=position)), 3.0)
-    cached = _generate(case, site, position, value, use_cache=True)
-    uncached = _generate(case, site, position, value, use_cache=False)
-    if cached.tolist() != uncached.tolist():
-        raise Violation(
-            f"with {site} written at position {position}, generate gives {cached.tolist()} with a cache and "
-            f"{uncached.tolist()} without"
-        )
+    first, second = draw("counted", st.permutations([position, position - columns]))
+    cached = _generate(case, site.at(positions=first), value, use_cache=True)
+    uncached = _generate(case, site.at(positions=second), value, use_cache=False)
+    _compare(
+        f"with {site} written at position {first}, generate with a cache, against position {second} without one",
+        cached,
+        uncached,
+        case.depth,
+    )
     if case.setting.padding == "none" and draw.subject.has("left_padding", case.setting.model):
-        _compare_padded(case, site, position, value, cached)
+        moved = second + PADS if second >= 0 else second
+        _compare_padded(case, site.at(positions=moved), value, cached)
+
+
+def _compare(what: str, found: Generated, wanted: Generated, depth: int) -> None:
+    if found.tokens.tolist() != wanted.tokens.tolist():
+        raise Violation(f"{what}: tokens {found.tokens.tolist()} instead of {wanted.tokens.tolist()}")
+    require_close(f"{what}: the logits of the new tokens", found.logits, wanted.logits, depth)
 
 
 def _prompt_columns(case: Case, site: Site) -> int:
@@ -68,8 +87,8 @@ def _prompt_columns(case: Case, site: Site) -> int:
     return int(session.values[site][0].shape[axis])
 
 
-def _compare_padded(case: Case, site: Site, position: int, value: Tensor, wanted: Tensor) -> None:
-    """The same prompt two columns further right, behind padding, with the write moved along."""
+def _compare_padded(case: Case, site: Site, value: Tensor, wanted: Generated) -> None:
+    """The same prompt two columns further right, behind padding; ``site`` has moved along."""
     if "input_ids" not in case.inputs:
         return
     ids = case.inputs["input_ids"]
@@ -78,25 +97,21 @@ def _compare_padded(case: Case, site: Site, position: int, value: Tensor, wanted
         "input_ids": torch.cat([filler, ids], 1),
         "attention_mask": torch.cat([filler, torch.ones_like(ids)], 1),
     }
-    found = _generate(case, site, position, value, use_cache=True, inputs=padded, pads=PADS)
-    if found.tolist() != wanted.tolist():
-        raise Violation(
-            f"left padding by {PADS} turned the tokens generated with {site} written from {wanted.tolist()} into "
-            f"{found.tolist()}"
-        )
+    found = _generate(case, site, value, use_cache=True, inputs=padded, pads=PADS)
+    what = f"with {site} written behind {PADS} columns of left padding, generate, against no padding"
+    _compare(what, found, wanted, case.depth)
 
 
 def _generate(
     case: Case,
     site: Site,
-    position: int,
     value: Tensor,
     *,
     use_cache: bool,
     inputs: dict[str, Any] | None = None,
     pads: int = 0,
-) -> Tensor:
-    """The new tokens with ``value`` written at a position of the prompt, behind ``pads`` columns of padding."""
+) -> Generated:
+    """What is generated with ``value`` written at a site of the prompt, behind ``pads`` columns of padding."""
     written: Any = value
     if "key_position" in (site.axes or ()):
 
@@ -106,20 +121,22 @@ def _generate(
             result[..., pads : pads + value.shape[-1]] = value
             return result
 
-    with case.adapted.session(writes={site.at(positions=position + pads): written}):
+    with case.adapted.session(writes={site: written}):
         return _call(case, case.inputs if inputs is None else inputs, use_cache)
 
 
-def _call(case: Case, inputs: dict[str, Any], use_cache: bool) -> Tensor:
+def _call(case: Case, inputs: dict[str, Any], use_cache: bool) -> Generated:
     model: Any = case.model
     given = {n: v for n, v in inputs.items() if n != "position_ids"}
     with torch.no_grad():
-        tokens: Tensor = model.generate(
+        generated = model.generate(
             **given,
             max_new_tokens=NEW_TOKENS,
             min_new_tokens=NEW_TOKENS,
             do_sample=False,
             use_cache=use_cache,
             pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
-    return tokens[:, -NEW_TOKENS:]
+    return Generated(generated.sequences[:, -NEW_TOKENS:], torch.stack(generated.logits, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..case import Case
 from ..draw import Draw
 from ..law import always, law
@@ -26,17 +28,21 @@ def _applies(subject: Subject, component: str) -> str | None:
 )
 def implementations(draw: Draw) -> None:
     """Without padding, whose rows implementations may fill as they like; identity in each is the law of that name."""
-    case = draw.case(dtypes=("float32",), padding=False, modes=False)
-    site = draw.site(case)
-    value = case.read(site)
+    # Of a single column, attention takes all it has, however it weighs it.
+    case = draw.case(dtypes=("float32",), padding=False, modes=False, columns=2)
+    found = _in_every_layer(draw, case)
     for attention in draw.subject.attentions:
         if attention == case.setting.attention:
             continue
         changed = {**case.setting.__dict__, "attention": attention}
         other = Case(draw.subject, Setting(**changed))
-        require_close(
-            f"{site} under {attention} attention against {case.setting.attention}",
-            other.read(site),
-            value,
-            case.depth,
-        )
+        for address, value in _in_every_layer(draw, other).items():
+            against = f"{address} under {attention} attention against {case.setting.attention}"
+            require_close(against, value, found[address], case.depth)
+
+
+def _in_every_layer(draw: Draw, case: Case) -> dict[str, Tensor]:
+    """The component's value in each layer, by address."""
+    sites = [case.adapted.site(draw.component, layer) for layer in draw.subject.layers(draw.component)]
+    values = case.run(reads=sites)[1]
+    return {site.address: values[site] for site in sites}

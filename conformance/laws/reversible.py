@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
-from torch import Tensor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import torch
+from torch import Tensor, nn
+
+from ...errors import NeverFiredError
 from ...sites import Site
 from ..case import Case
 from ..draw import Draw
@@ -15,13 +19,6 @@ from ..violation import Violation, require_same_outputs
 
 class Interruption(Exception):
     """Raised by the law itself, inside a write."""
-
-
-ENDINGS: dict[str, type[BaseException] | None] = {
-    "as it should": None,
-    "with an error in a write": Interruption,
-    "with a KeyboardInterrupt in a write": KeyboardInterrupt,
-}
 
 
 @law(
@@ -35,17 +32,19 @@ def reversible(draw: Draw) -> None:
     keywords, _ = draw.selection(case)
     chosen = site.at(**keywords)
     plain = case.plain
-    before = snapshot(case.model)
-    original = case.read(chosen)
-    value = draw.value(case, original)
-    outputs, _ = case.run(writes=[(chosen, value), (chosen, original)])
+    with _gradients(case.model):
+        before = snapshot(case.model)
+        original = case.read(chosen)
+        value = draw.value(case, original)
+        outputs, _ = case.run(writes=[(chosen, value), (chosen, original)])
+        for error in (None, Interruption, KeyboardInterrupt):
+            if error is not None:
+                _end_with(error, case, chosen)
+            left = changes(before, snapshot(case.model))
+            if left:
+                ended = f"that ended with {error.__name__} " if error is not None else ""
+                raise Violation(f"a session {ended}at {chosen} ({site.port}) left behind: {'; '.join(left)}")
     require_same_outputs(f"writing at {chosen} and then the original back", outputs, plain)
-    error = ENDINGS[draw("the session ends", st.sampled_from(list(ENDINGS)))]
-    if error is not None:
-        _end_with(error, case, chosen)
-    left = changes(before, snapshot(case.model))
-    if left:
-        raise Violation(f"a session at {chosen} ({site.port}) left behind: {'; '.join(left)}")
     require_same_outputs(f"the plain model after a session at {chosen}", case.forward(), plain)
 
 
@@ -57,4 +56,19 @@ def _end_with(error: type[BaseException], case: Case, site: Site) -> None:
         case.run(writes={site: fail})
     except error:
         return
-    raise Violation(f"a {error.__name__} raised in a write at {site} did not reach the caller")
+    except NeverFiredError as other:
+        raise Violation(f"{error.__name__}, raised in a write at {site}, did not reach the caller") from other
+    raise Violation(f"{error.__name__}, raised in a write at {site}, did not reach the caller")
+
+
+@contextmanager
+def _gradients(model: nn.Module) -> Iterator[None]:
+    """Gradients as after a backward pass, for a session to lose."""
+    kept = [(p, p.grad) for p in model.parameters()]
+    for parameter, _ in kept:
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        yield
+    finally:
+        for parameter, grad in kept:
+            parameter.grad = grad

@@ -1,0 +1,5 @@
+"""A causal transformer in plain PyTorch."""
+
+from .model import Plainformer, PlainformerConfig
+
+__all__ = ["Plainformer", "PlainformerConfig"]
