@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.lenses import Chunk, Heads
-from intervene.ports import Attention, Input, Output
+from intervene.lenses import Chunk, FlatBatch, Heads
+from intervene.ports import Attention, Input, Output, Port, View
 
 from ._tiny import build
 
@@ -58,10 +58,14 @@ class GPT2(Adapter):
         }
 
     def outside(self, config: Any) -> Table:
-        return {
+        table: dict[str, Port | View] = {
             "embedding_output": Output("transformer.drop"),
             "final_norm_output": Output("transformer.ln_f"),
         }
+        if self.known_as == "GPT2DoubleHeadsModel":
+            # Its language-model head sees (batch, choices, position, feature), where all before it see the flat batch.
+            table["logits"] = Output("lm_head") >> FlatBatch()
+        return table
 
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:

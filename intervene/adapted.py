@@ -56,6 +56,11 @@ class Adapted:
         name = canonical(component)
         found = self.sites.filter(component=name, tower=tower)
         if not found:
+            towers = sorted({s.tower for s in self.sites if s.tower is not None})
+            if tower is not None and tower not in towers:
+                raise UnknownSiteError(
+                    f"{type(self.model).__name__} has no tower {tower!r}; it has {', '.join(towers) or 'one, unnamed'}"
+                )
             raise self._no_component(component, name)
         if found[0].layer is None:
             if layer is not None:
@@ -87,8 +92,9 @@ class Adapted:
         path, _, end = address.rpartition(".")
         if end in _ENDS:
             return self._module_site(address, path, _ENDS[end])
-        if canonical(address) in components():
-            raise self._no_component(address, canonical(address))
+        name = match["component"] if match is not None else address
+        if canonical(name) in components():
+            raise self._no_component(name, canonical(name))
         paths = dict(self.model.named_modules())
         if address in paths:
             raise UnknownSiteError(f"{address!r} is a module: say {address + '.output'!r} or {address + '.input'!r}")
@@ -128,7 +134,8 @@ class Adapted:
         Raises:
             NeverFiredError: a site that the forward did not reach, or a position it did not have.
         """
-        asked = [self._resolve(s) for s in ([sites] if isinstance(sites, (Site, str)) else sites)]
+        given = [sites] if isinstance(sites, (Site, str)) else list(sites)
+        asked = [self._resolve(s) for s in given]
         proven = all(s.axes is not None or s.selection.call is not None for s in asked)
         session = Session(
             self.model,
@@ -138,6 +145,7 @@ class Adapted:
             dtype=dtype,
             attention=attention,
             stop=proven,
+            spelled=_spelled(given, asked),
         )
         # Stop: every value is here, and the rest of the forward would only cost time.
         with torch.set_grad_enabled(grad), session, suppress(Stop):
@@ -173,15 +181,18 @@ class Adapted:
             NeverFiredError: at exit, a read or write that no forward reached.
             ShapeMismatchError: in the forward, a value that does not fit; both shapes are named.
         """
+        given = list(reads)
+        asked = [self._resolve(s) for s in given]
         return Session(
             self.model,
-            [self._resolve(s) for s in reads],
+            asked,
             [(self._resolve(site), value) for site, value in pairs(writes)],
             grad=grad,
             keep=keep,
             device=device,
             dtype=dtype,
             attention=attention,
+            spelled=_spelled(given, asked),
         )
 
     def _resolve(self, site: Site | str) -> Site:
@@ -221,6 +232,11 @@ class Adapted:
     def __repr__(self) -> str:
         family = self.adapter.family if self.adapter is not None else "no family"
         return f"<Adapted {type(self.model).__name__} ({family}): {self.layers} layers, {len(self.sites)} sites>"
+
+
+def _spelled(given: Iterable[Site | str], asked: Iterable[Site]) -> dict[str, Site]:
+    """The sites by the addresses that the caller wrote."""
+    return {spelling: site for spelling, site in zip(given, asked, strict=True) if isinstance(spelling, str)}
 
 
 def adapt(model: nn.Module, adapter: type[Adapter] | None = None) -> Adapted:

@@ -110,11 +110,17 @@ class Adapter(ABC):
         return found  # type: ignore[return-value]
 
     def locate(self, path: str) -> str:
-        """``path`` as it is in this model: a bare base model has no attribute that holds the base."""
+        """``path`` as it is in this model.
+
+        Some classes of a family hold the base under another name (transformers' ``base_model_prefix``), and a bare
+        base model holds none.
+        """
         prefix = self.base + "."
-        if self.base and path.startswith(prefix) and not hasattr(self.model, self.base):
-            return path[len(prefix) :]
-        return path
+        if not self.base or not path.startswith(prefix):
+            return path
+        names = (getattr(self.model, "base_model_prefix", self.base), self.base)
+        held = next((n for n in names if n and hasattr(self.model, n)), None)
+        return ".".join(p for p in (held, path[len(prefix) :]) if p)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import AttentionImplementationError, UnsupportedModelError
 
@@ -29,7 +31,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         )
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
-    if hasattr(model, "_orig_mod") and type(model).__name__ == "OptimizedModule":
+    if _compiled_wrapper(model):
         raise UnsupportedModelError(
             "hooks added to a model that torch.compile has compiled are silently ignored: adapt the model that "
             "you compiled (compiled._orig_mod), and call that one or compile it inside the session"
@@ -37,12 +39,20 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _compiled_wrapper(module: nn.Module) -> bool:
+    return type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
+
+
 def refuse_compiled(model: nn.Module, path: str) -> None:
-    """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``."""
-    parts = path.split(".") if path else []
-    for depth in range(len(parts) + 1):
-        prefix = ".".join(parts[:depth])
-        if getattr(model.get_submodule(prefix), "_compiled_call_impl", None) is not None:
+    """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``, or one
+    around it is what ``torch.compile`` returned."""
+    for prefix, module in _down_to(model, path):
+        if prefix != path and _compiled_wrapper(module):
+            raise UnsupportedModelError(
+                f"{prefix} was compiled with torch.compile, and hooks added inside it after its first call are "
+                f"silently ignored: put back the module that you compiled, model.get_submodule({prefix!r})._orig_mod"
+            )
+        if module._compiled_call_impl is not None:
             raise UnsupportedModelError(
                 f"{prefix or 'the model'} was compiled in place, and hooks added after its first call are "
                 f"silently ignored: work on the model before .compile(), or set "
@@ -55,22 +65,49 @@ def offloaded(model: nn.Module, path: str) -> bool:
 
     Leaving such a forward early would leave its weights where they were moved to.
     """
-    parts = path.split(".") if path else []
-    prefixes = (".".join(parts[:depth]) for depth in range(len(parts) + 1))
-    return any(hasattr(model.get_submodule(prefix), "_hf_hook") for prefix in prefixes)
+    return any("_hf_hook" in vars(module) for _, module in _down_to(model, path))
 
 
-def checkpointed(model: nn.Module, path: str) -> bool:
-    """Whether the module at ``path`` will run a second time, in the backward pass."""
-    if not (model.training and torch.is_grad_enabled()):
-        return False
+def _down_to(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The model and each module on the way to ``path``, that one included, with its own path."""
+    yield "", model
     parts = path.split(".") if path else []
-    for depth in range(len(parts) + 1):
-        module = model.get_submodule(".".join(parts[:depth]))
-        names = {c.__name__ for c in type(module).__mro__}
-        if "GradientCheckpointingLayer" in names and getattr(module, "gradient_checkpointing", False):
+    module: Any = model
+    for depth, part in enumerate(parts, start=1):
+        module = getattr(module, part)
+        yield ".".join(parts[:depth]), module
+
+
+def checkpointing() -> bool:
+    """Whether this code runs in a forward that torch.utils.checkpoint will run a second time, in the backward pass.
+
+    The call stack says so for both of torch's kinds, wherever in the model the checkpoint stands; what wraps a
+    checkpoint from outside, as the hooks of a layer that checkpoints its own forward, runs once.
+    """
+    # Under torch.compile there is no call stack to see.
+    frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
             return True
+        frame = frame.f_back
     return False
+
+
+class ReachedByBackward(torch.autograd.Function):
+    """The identity; calls ``mark`` when a backward pass comes by.
+
+    ``leaf`` needs gradients, so that it does so for a ``tensor`` that needs none, too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, leaf: Tensor, mark: Callable[[], Any]) -> Tensor:
+        ctx.mark = mark
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ctx.mark()
+        return gradients[0], None, None
 
 
 def require_eager(model: nn.Module, path: str, what: str) -> None:

@@ -217,3 +217,17 @@ class Transposed(Lens):
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         return part.transpose(self.first, self.second)
+
+
+@dataclass(frozen=True)
+class FlatBatch(Lens):
+    """(..., position, feature) seen as (batch, position, feature): all leading axes folded into one.
+
+    For models that take several sequences an example, as the choices of a multiple-choice head.
+    """
+
+    def get(self, whole: Tensor) -> Tensor:
+        return whole.reshape(-1, *whole.shape[-2:])
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.reshape(whole.shape)

@@ -88,7 +88,7 @@ class Input(Port):
         if self.name is None and args:
             return 0
         names = parameter_names(type(module).forward)
-        name = self.name if self.name is not None else next(iter(names), "")
+        name = self.name if self.name is not None else next(iter([*names, *kwargs]), "")
         if name in kwargs:
             return name
         if name in names and names.index(name) < len(args):
@@ -139,8 +139,7 @@ class Function(Port):
     eager: bool = False
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        watch = _FunctionWatch(self, callback)
-        return _ForwardWrapper(model.get_submodule(self.path), watch)
+        return _Watching(model.get_submodule(self.path), self, callback)
 
     def __str__(self) -> str:
         return f"{self.label} in {self.path or 'model'}"
@@ -161,10 +160,15 @@ def Attention(what: str, path: str = "") -> Function:
 
 
 class _FunctionWatch(TorchFunctionMode):
-    def __init__(self, port: Function, callback: Callback) -> None:
+    """Shows a module's function calls to callbacks: in the order in which they were attached, arguments before results.
+
+    One mode serves every port of a module. Of two nested modes the inner one would see arguments first and results
+    last, so that sessions opened one inside the other would see each other's writes at one end only.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._port = port
-        self._callback = callback
+        self.watched: list[tuple[Function, Callback]] = []
 
     def __torch_function__(
         self,
@@ -173,44 +177,67 @@ class _FunctionWatch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if func not in self._port.functions:
-            return func(*args, **kwargs)
-        position = self._port.argument
-        if position is None:
-            result = func(*args, **kwargs)
-            new = self._callback(_tensor(result, self._port))
-            return result if new is None else new
+        here = [(port, callback) for port, callback in self.watched if func in port.functions]
+        for port, callback in here:
+            if port.argument is not None:
+                args = self._with_argument(port, port.argument, callback, args)
+        result = func(*args, **(kwargs or {}))
+        for port, callback in here:
+            if port.argument is None:
+                new = callback(_tensor(result, port))
+                result = result if new is None else new
+        return result
+
+    def _with_argument(
+        self, port: Function, position: int, callback: Callback, args: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         if position >= len(args):
-            raise PortError(f"{self._port}: called without a positional argument {position}")
-        new = self._callback(_tensor(args[position], self._port))
-        if new is not None:
-            args = (*args[:position], new, *args[position + 1 :])
-        return func(*args, **kwargs)
+            raise PortError(f"{port}: called without a positional argument {position}")
+        new = callback(_tensor(args[position], port))
+        return args if new is None else (*args[:position], new, *args[position + 1 :])
 
 
-class _ForwardWrapper:
-    """Shadows a module's ``forward`` so that a mode is active exactly while it runs.
+class _WatchedForward:
+    """Shadows a module's ``forward`` so that the watch is active exactly while it runs.
 
     A pair of hooks would leave the mode on torch's stack when an exception passes between them; ``with`` cannot.
     """
 
-    def __init__(self, module: nn.Module, mode: TorchFunctionMode) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module) -> None:
+        self.watch = _FunctionWatch()
         self._own = module.__dict__.get("forward")
-        original = module.forward
+        self._forward = module.forward
+        module.__dict__["forward"] = self
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            with mode:
-                return original(*args, **kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self.watch:
+            return self._forward(*args, **kwargs)
 
-        module.__dict__["forward"] = forward
+    def restore(self, module: nn.Module) -> None:
+        """Take the shadow away, unless somebody has put another one over it."""
+        if module.__dict__.get("forward") is not self:
+            return
+        if self._own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = self._own
+
+
+class _Watching:
+    """The handle of a `Function` port."""
+
+    def __init__(self, module: nn.Module, port: Function, callback: Callback) -> None:
+        forward = module.__dict__.get("forward")
+        self._module = module
+        self._forward = forward if isinstance(forward, _WatchedForward) else _WatchedForward(module)
+        self._entry = (port, callback)
+        self._forward.watch.watched.append(self._entry)
 
     def remove(self) -> None:
-        if self._own is None:
-            del self._module.__dict__["forward"]
-        else:
-            self._module.__dict__["forward"] = self._own
+        watched = self._forward.watch.watched
+        watched.remove(self._entry)
+        if not watched:
+            self._forward.restore(self._module)
 
 
 @cache
@@ -232,20 +259,24 @@ def _tensor(value: Any, port: Port) -> Tensor:
 
 def _entry(output: Any, port: Output) -> Any:
     try:
-        return output[port.index]
+        return output[_key(output, port.index)]
     except (TypeError, KeyError, IndexError) as error:
-        held = sorted(output) if isinstance(output, Mapping) else type(output).__name__
+        held = list(output) if isinstance(output, Mapping) else type(output).__name__
         raise PortError(f"{port}: the module returned {held}, without that entry") from error
+
+
+def _key(output: Any, index: int | str) -> Any:
+    """The key of entry ``index``; a mapping's entries count in their order."""
+    return list(output)[index] if isinstance(output, Mapping) and isinstance(index, int) else index
 
 
 def _with_entry(output: Any, index: int | str, new: Tensor) -> Any:
     if isinstance(output, tuple) and isinstance(index, int):
         items = [new if i == index % len(output) else item for i, item in enumerate(output)]
-        return type(output)(*items) if hasattr(output, "_fields") else tuple(items)
-    if isinstance(output, Mapping) and not isinstance(index, str):
-        index = list(output)[index]
+        # A namedtuple takes its items one by one; torch's own named results, as of `max`, take them as one.
+        return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
     copied = copy.copy(output)
-    copied[index] = new
+    copied[_key(output, index)] = new
     return copied
 
 

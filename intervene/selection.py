@@ -7,11 +7,11 @@ cache a forward sees the columns from ``frame.offset`` on, and a selection picks
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Union
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from .errors import SelectionError
@@ -36,15 +36,38 @@ class Span:
 
 Indices = tuple[int, ...]
 PerRow = tuple[Indices, ...]
-Choice = Union[Span, Indices, PerRow]
-Selectable = Union[int, slice, Sequence[int], Sequence[Sequence[int]], Tensor]
+Choice = Span | Indices | PerRow
+Selectable = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where in the sequence a forward stands: ``offset`` columns were computed by earlier ones."""
+    """Where in the sequence a forward stands.
+
+    Attributes:
+        offset: how many columns earlier forwards computed and cached.
+        length: how many columns this one was given; None where its arguments don't say.
+        kept: of how many last columns it computes the logits; None for all.
+        prompt: how many of the columns are the prompt's, in a step of ``generate`` without a cache; None for all.
+    """
 
     offset: int = 0
+    length: int | None = None
+    kept: int | None = None
+    prompt: int | None = None
+
+    def columns(self, size: int) -> range:
+        """The columns that an activation of ``size`` positions stands for."""
+        cut = self.kept is not None and self.length is not None and size == self.kept < self.length
+        start = self.offset + (self.length - size if cut and self.length is not None else 0)
+        return range(start, start + size)
+
+    def end(self, size: int) -> int | None:
+        """Where the prompt ends, which is known only when the prompt itself passes by."""
+        if self.offset:
+            return None
+        stop = self.columns(size).stop
+        return stop if self.prompt is None else min(self.prompt, stop)
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ class Selection:
             if getattr(self, axis) is not None:
                 raise SelectionError(f"{axis} were chosen already ({getattr(self, axis)}); start from the whole site")
             if axis == "call":
-                if not isinstance(choice, int) or choice < 0:
+                if not isinstance(choice, int) or isinstance(choice, bool) or choice < 0:
                     raise SelectionError(f"call is a count from 0, not {choice!r}")
                 normal[axis] = choice
             else:
@@ -164,34 +187,60 @@ def find_axis(choice: str, axes: Sequence[str] | None, rank: int) -> int:
 
 def _normal(axis: str, choice: Selectable) -> Choice:
     if isinstance(choice, slice):
-        if choice.step is not None and choice.step <= 0:
-            raise SelectionError(f"{axis}: a slice's step must be positive, not {choice.step}")
-        return Span(choice.start, choice.stop, choice.step)
-    if isinstance(choice, Tensor):
-        if choice.is_floating_point() or choice.dtype == torch.bool:
-            raise SelectionError(f"{axis} are whole numbers, not a tensor of {choice.dtype}")
-        choice = choice.tolist()
-    if isinstance(choice, int) and not isinstance(choice, bool):
-        return (choice,)
-    if isinstance(choice, str) or not isinstance(choice, Sequence) or len(choice) == 0:
+        return _span(axis, choice)
+    found = _listed(choice)
+    single = _index(found)
+    if single is not None:
+        return (single,)
+    if not isinstance(found, list) or not found:
         raise SelectionError(f"{axis}: expected an int, a slice, a non-empty list or tensor of ints, found {choice!r}")
-    if isinstance(choice[0], (Sequence, Tensor)):
-        if axis != "positions":
-            raise SelectionError(f"{axis} cannot differ from row to row; only positions can")
-        rows = tuple(_indices(axis, row) for row in choice)
-        if len({len(row) for row in rows}) != 1:
-            raise SelectionError(f"positions by row need as many for each row; found {[len(r) for r in rows]}")
-        return rows
-    return _indices(axis, choice)
+    rows = [_listed(row) for row in found]
+    if not any(isinstance(row, list) for row in rows):
+        return _indices(axis, rows)
+    if axis != "positions":
+        raise SelectionError(f"{axis} cannot differ from row to row; only positions can")
+    if not all(isinstance(row, list) for row in rows):
+        raise SelectionError(f"positions by row need a list for each row, found {choice!r}")
+    if len({len(row) for row in rows}) != 1:
+        raise SelectionError(f"positions by row need as many for each row; found {[len(r) for r in rows]}")
+    return tuple(_indices(axis, row) for row in rows)
 
 
-def _indices(axis: str, choice: Any) -> Indices:
-    values = choice.tolist() if isinstance(choice, Tensor) else list(choice)
-    if not all(isinstance(v, int) and not isinstance(v, bool) for v in values) or not values:
-        raise SelectionError(f"{axis} are whole numbers, found {values!r}")
+def _span(axis: str, choice: slice) -> Span:
+    given = {n: getattr(choice, n) for n in ("start", "stop", "step")}
+    ends = {n: _index(value) for n, value in given.items()}
+    wrong = [n for n, value in given.items() if value is not None and ends[n] is None]
+    if wrong:
+        raise SelectionError(f"{axis}: a slice's {wrong[0]} is a whole number, not {given[wrong[0]]!r}")
+    if ends["step"] is not None and ends["step"] <= 0:
+        raise SelectionError(f"{axis}: a slice's step must be positive, not {ends['step']}")
+    return Span(**ends)
+
+
+def _listed(choice: Any) -> Any:
+    """A tensor, array or sequence as a list; anything else as it is."""
+    if hasattr(choice, "tolist"):
+        return choice.tolist()
+    return list(choice) if isinstance(choice, Sequence) and not isinstance(choice, str) else choice
+
+
+def _index(value: Any) -> int | None:
+    """A whole number of any library as an int; None for what isn't one, True and False included."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _indices(axis: str, choice: list[Any]) -> Indices:
+    values = [_index(v) for v in choice]
+    if None in values or not values:
+        raise SelectionError(f"{axis} are whole numbers, found {choice!r}")
     if len(set(values)) != len(values):
         raise SelectionError(f"{axis} repeat an index: {values}; a place can be written once at a time")
-    return tuple(values)
+    return tuple(v for v in values if v is not None)
 
 
 def _per_row(choice: Choice) -> bool:
@@ -224,13 +273,13 @@ def _lens(axis: int, indices: Indices) -> Lens:
 
 
 def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) -> Picked | None:
-    here = range(frame.offset, frame.offset + size[axis])
+    here, end = frame.columns(size[axis]), frame.end(size[axis])
     if isinstance(choice, Span):
-        local = _span_columns(choice, here, frame)
+        local = _span_columns(choice, here, end)
         return Picked(_lens(axis, local)) if local else None
     if _per_row(choice):
         return _pick_per_row(choice, axis, size, frame)  # type: ignore[arg-type]
-    columns = [_column(p, here, frame) for p in choice]  # type: ignore[arg-type]
+    columns = [_column(p, here, end) for p in choice]  # type: ignore[arg-type]
     present = [(entry, c) for entry, c in enumerate(columns) if c is not None]
     if not present:
         return None
@@ -242,8 +291,8 @@ def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) ->
 def _pick_per_row(choice: PerRow, axis: int, size: list[int], frame: Frame) -> Picked | None:
     if len(choice) != size[0]:
         raise SelectionError(f"positions were given for {len(choice)} rows, the activation has {size[0]}")
-    here = range(frame.offset, frame.offset + size[axis])
-    columns = [[_column(p, here, frame) for p in row] for row in choice]
+    here, end = frame.columns(size[axis]), frame.end(size[axis])
+    columns = [[_column(p, here, end) for p in row] for row in choice]
     if all(c is None for row in columns for c in row):
         return None
     if any(c is None for row in columns for c in row):
@@ -257,21 +306,25 @@ def _pick_per_row(choice: PerRow, axis: int, size: list[int], frame: Frame) -> P
     return Picked(TakePerRow(axis, rows))
 
 
-def _column(position: int, here: range, frame: Frame) -> int | None:
+def _column(position: int, here: range, end: int | None) -> int | None:
     """The index within this forward of the prompt's column ``position``, None if it isn't here."""
     if position < 0:
-        # The prompt's end is known only where the prompt itself passes by.
-        local = position + len(here)
-        return local if frame.offset == 0 and local >= 0 else None
+        if end is None or position + end < 0:
+            return None
+        position += end
     return position - here.start if position in here else None
 
 
-def _span_columns(span: Span, here: range, frame: Frame) -> Indices:
-    if frame.offset == 0:
-        return span.indices(len(here))
-    if (span.start or 0) < 0 or (span.stop or 0) < 0:
+def _span_columns(span: Span, here: range, end: int | None) -> Indices:
+    from_end = [bound is not None and bound < 0 for bound in (span.start, span.stop)]
+    if end is None and any(from_end):
         return ()
-    wanted = set(span.indices(here.stop))
+    # Bounds from the prompt's end are the prompt's own; an open or positive one may go on into what is generated.
+    start, stop = (
+        max(bound + end, 0) if bound is not None and end is not None and negative else bound
+        for bound, negative in zip((span.start, span.stop), from_end, strict=True)
+    )
+    wanted = set(range(here.stop)[slice(start, stop, span.step)])
     return tuple(c - here.start for c in here if c in wanted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from .ports import Function, Port
 from .sites import Site, Values
 from .taps import Read, Tap, Write
 
-Written = Union[Tensor, float, int, Callable[[Tensor], Tensor | None]]
+Written = Tensor | float | int | Callable[[Tensor], Tensor | None]
 Keep = Literal["last", "all"]
 
 
@@ -48,15 +48,18 @@ class Session:
         dtype: torch.dtype | None = None,
         attention: str | None = None,
         stop: bool = False,
+        spelled: Mapping[str, Site] | None = None,
     ) -> None:
         if keep not in ("last", "all"):
             raise SessionError(f"keep is 'last' or 'all', not {keep!r}")
         self._model = model
-        self._values = Values()
+        self._values = Values(spelled)
         self._attention = attention
         self._clock = Clock()
         self._stack: ExitStack | None = None
         self._entered = False
+        # What was written in a forward that a backward pass has yet to compute again: a token and the address.
+        self._awaited: dict[object, str] = {}
         self._reads = [
             Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
             for s in dict.fromkeys(reads)
@@ -90,6 +93,7 @@ class Session:
                     guards.require_eager(self._model, port.path, str(port))
             for handle in self._clock.attach(self._model):
                 stack.callback(handle.remove)
+            stack.callback(self._clock.forget)
             for port, those in taps.items():
                 stack.callback(port.attach(self._model, _Dispatch(self, those)).remove)
             self._stack = stack.pop_all()
@@ -112,6 +116,12 @@ class Session:
     def _check_fired(self) -> None:
         forwards = self._clock.forwards
         for tap in [*self._writes, *self._reads]:
+            if tap.last_column >= 0 and (tap.missed or not tap.fired):
+                missed = sorted(tap.missed) or tap.site.selection.positions
+                raise NeverFiredError(
+                    f"{tap.site.address}: position(s) {missed} never came by; the forwards covered columns "
+                    f"0 to {tap.last_column}"
+                )
             if not tap.fired:
                 where = (
                     "no forward of the model ran while the session was open"
@@ -119,22 +129,15 @@ class Session:
                     else f"{forwards} forward(s) ran and none passed there"
                 )
                 raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
-            missed = sorted(tap.missed)
-            if missed:
-                raise NeverFiredError(
-                    f"{tap.site.address}: position(s) {missed} never came by; the forwards covered columns "
-                    f"0 to {tap.last_column}"
-                )
 
     def _check_recomputed(self) -> None:
-        for write in self._writes:
-            if write.checkpointed and not write.recomputed:
-                raise GradientCheckpointingError(
-                    f"{write.site.address} was written under gradient checkpointing, whose backward pass computes "
-                    f"that layer again; closing the session first gives silently wrong gradients. Call "
-                    f"backward() inside the session, run under torch.no_grad(), or turn checkpointing off "
-                    f"with model.gradient_checkpointing_disable()"
-                )
+        if self._awaited:
+            raise GradientCheckpointingError(
+                f"{next(iter(self._awaited.values()))} was written under gradient checkpointing, whose backward pass "
+                f"computes that layer again; closing the session first gives silently wrong gradients. Call "
+                f"backward() inside the session, run under torch.no_grad(), or turn checkpointing off "
+                f"with model.gradient_checkpointing_disable()"
+            )
 
 
 class Stop(BaseException):
@@ -149,12 +152,14 @@ class _Dispatch:
         self._taps = taps
         self._forward = -1
         self._call = 0
+        self._replays: list[object] = []
 
     def __call__(self, whole: Tensor) -> Tensor | None:
         session, clock = self._session, self._session._clock
         again = recomputing()
         call = self._count(clock)
         changed = None
+        written: Site | None = None
         for tap in self._taps:
             chosen = tap.site.selection.call
             if chosen is None and call > 0 and clock.running and not again:
@@ -166,12 +171,48 @@ class _Dispatch:
                 continue
             new = tap.see(whole if changed is None else changed, clock.frame, again)
             if new is not None:
-                changed = new
-                if not again and guards.checkpointed(session._model, tap.site.port.path):
-                    tap.checkpointed = True
+                changed, written = new, tap.site
+                if chosen is not None and clock.grad and guards.checkpointing():
+                    raise GradientCheckpointingError(
+                        f"{written.address}: a backward pass that computes the layer again doesn't say which call "
+                        f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
+                    )
+        if changed is not None and written is not None and clock.grad:
+            changed = self._await_backward(whole, changed, written, again)
         if session._stop and session.finished:
             raise Stop
         return changed
+
+    def _await_backward(self, whole: Tensor, changed: Tensor, site: Site, again: bool) -> Tensor:
+        """Under gradient checkpointing, note that a backward pass has to find the session open."""
+        awaited = self._session._awaited
+        if again and self._replays:
+            awaited.pop(self._replays.pop(), None)
+            return changed
+        if not changed.is_floating_point() or not guards.checkpointing():
+            return changed
+        builds_graph = torch.is_grad_enabled()
+        if builds_graph and not (whole.requires_grad or changed.requires_grad or self._trained()):
+            return changed
+        if again:
+            # Marked as in the first pass, or the two would save different tensors.
+            return self._marked(changed, lambda: None)
+        token = object()
+        awaited[token] = site.address
+        if builds_graph:
+            return self._marked(changed, lambda: awaited.pop(token, None))
+        # The reentrant kind builds no graph at first; its second pass reaches this place for certain.
+        self._replays.append(token)
+        return changed
+
+    def _trained(self) -> bool:
+        return any(p.requires_grad for p in self._session._model.parameters())
+
+    @staticmethod
+    def _marked(changed: Tensor, mark: Callable[[], Any]) -> Tensor:
+        leaf = torch.empty(0, device=changed.device, requires_grad=True)
+        marked: Tensor = guards.ReachedByBackward.apply(changed, leaf, mark)  # type: ignore[no-untyped-call]
+        return marked
 
     def _count(self, clock: Clock) -> int:
         self._call = self._call + 1 if self._forward == clock.forwards and clock.running else 0

@@ -12,7 +12,6 @@ from .lenses import Lens, Whole
 from .ports import Port
 from .selection import Selectable, Selection
 
-
 _WHOLE = Whole()
 _ALL = Selection()
 
@@ -112,24 +111,29 @@ class Sites(Sequence[Site]):
 
 
 class Values(Mapping[Site, Any]):
-    """Tensors by site; a site's address does as well as the site itself as a key."""
+    """Tensors by site; a site's address does as well as the site itself as a key, also as the caller spelled it
+    (``layer.-1.block_output``, or with an alias of the component)."""
 
-    def __init__(self) -> None:
+    def __init__(self, spelled: Mapping[str, Site] | None = None) -> None:
         self._values: dict[Site, Any] = {}
         self._by_address: dict[str, Site] = {}
+        self._spelled = dict(spelled or {})
 
     def _set(self, site: Site, value: Tensor | list[Tensor]) -> None:
         self._values[site] = value
         self._by_address[site.address] = site
 
     def __getitem__(self, key: Site | str) -> Any:
-        site = self._by_address.get(key) if isinstance(key, str) else key
+        site = self._named(key) if isinstance(key, str) else key
         if site is None or site not in self._values:
             raise KeyError(f"{key!s} was not read; these were: {', '.join(self._by_address) or 'none'}")
         return self._values[site]
 
     def __contains__(self, key: object) -> bool:
-        return key in self._by_address if isinstance(key, str) else key in self._values
+        return (self._named(key) if isinstance(key, str) else key) in self._values
+
+    def _named(self, address: str) -> Site | None:
+        return self._by_address.get(address, self._spelled.get(address))
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._values)

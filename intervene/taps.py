@@ -24,8 +24,6 @@ class Tap:
         self.fired = 0
         self.missed = set(site.selection.listed)
         self.last_column = -1
-        self.checkpointed = False
-        self.recomputed = False
 
     def see(self, whole: Tensor, frame: Frame, again: bool) -> Tensor | None:
         """Look at the tensor ``whole``; a replacement, or None to leave it.
@@ -37,9 +35,7 @@ class Tap:
         if picked is None:
             return None
         new = self.act(picked.lens.get(seen), picked, frame, again)
-        if again:
-            self.recomputed = True
-        else:
+        if not again:
             self.fired += 1
         if new is None:
             return None
@@ -57,16 +53,16 @@ class Tap:
             picked = selection.resolve(seen.shape, self.site.axes, frame)
             if selection.positions is not None:
                 size = seen.shape[find_axis("positions", self.site.axes, seen.dim())]
-                self.last_column = max(self.last_column, frame.offset + size - 1)
-                self._tick_off(frame, size)
+                self.last_column = max(self.last_column, frame.columns(size).stop - 1)
+                if self.missed:
+                    self._tick_off(frame, size)
         except SelectionError as error:
             raise SelectionError(f"{self.site.address}, an activation of shape {tuple(seen.shape)}: {error}") from None
         return picked
 
     def _tick_off(self, frame: Frame, size: int) -> None:
-        here = range(frame.offset, frame.offset + size)
-        ends = range(-size, 0) if frame.offset == 0 else range(0)
-        self.missed = {p for p in self.missed if p not in here and p not in ends}
+        here, end = frame.columns(size), frame.end(size)
+        self.missed = {p for p in self.missed if (p if p >= 0 or end is None else p + end) not in here}
 
 
 class Read(Tap):
@@ -140,11 +136,12 @@ class Write(Tap):
             raise TypeError(
                 f"{self.site.address}: the written function returned {type(new).__name__}, not a tensor or None"
             )
-        return self._fit(new, part)
+        # The model may change its activations in place, and what the caller returned may be the caller's own.
+        return self._fit(new, part).clone()
 
     def _tensor(self, value: Tensor, part: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
         axis = self._position_axis(part)
-        if axis is not None and value.dim() == part.dim() and value.shape[axis] > 1:
+        if axis is not None and value.dim() >= -axis and value.shape[axis] > 1:
             if picked.entries is not None:
                 value = value.index_select(axis, torch.tensor(picked.entries, device=value.device))
             elif self.site.selection.positions is None:
@@ -163,8 +160,9 @@ class Write(Tap):
         return result
 
     def _position_axis(self, part: Tensor) -> int | None:
+        """The positions' axis, counted from the last one, as broadcasting aligns them."""
         try:
-            return find_axis("positions", self.site.axes, part.dim())
+            return find_axis("positions", self.site.axes, part.dim()) - part.dim()
         except SelectionError:
             return None
 

@@ -1,0 +1,315 @@
+"""Models that hooks cannot tell the truth about are refused, with what to do; the others work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import intervene
+from intervene.errors import GradientCheckpointingError, UnsupportedModelError
+
+# transformers calls its method by another name from version 6 on; torch warns of inputs that need no gradients, and of
+# a cache that it traces through.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing_enable", "ignore:None of the inputs have", "ignore:Dynamo detected a call to a"
+)
+
+
+def test_only_modules_are_adapted() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"expected a torch.nn.Module, found dict"):
+        intervene.adapt({})  # type: ignore[arg-type]
+
+
+# torch.compile
+
+
+def test_a_compiled_model_is_refused(gpt2: nn.Module) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"silently ignored: adapt the model .* \(compiled._orig_mod\)"):
+        intervene.adapt(torch.compile(gpt2, backend="eager"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["", "transformer", "transformer.h.1", "transformer.h.1.mlp"])
+def test_a_module_compiled_in_place_is_refused(path: str, ids: Tensor) -> None:
+    model = intervene.tiny("gpt2")
+    model.get_submodule(path).compile(backend="eager")
+    adapted = intervene.adapt(model)
+    with pytest.raises(UnsupportedModelError, match=f"{path or 'the model'} was compiled in place"):
+        adapted.read("layer.1.mlp_output", input_ids=ids)
+    with pytest.raises(UnsupportedModelError), adapted.session(writes={"layer.1.mlp_output": 0.0}):
+        pass
+
+
+def test_a_compiled_module_elsewhere_does_not_matter(ids: Tensor) -> None:
+    model = intervene.tiny("gpt2")
+    model.get_submodule("transformer.h.2").compile(backend="eager")
+    assert len(intervene.adapt(model).read("layer.1.mlp_output", input_ids=ids)) == 1
+
+
+def test_the_mend_that_the_message_names(ids: Tensor) -> None:
+    model = intervene.tiny("gpt2")
+    plain = model(ids).logits
+    model.compile(backend="eager")
+    model.get_submodule("")._compiled_call_impl = None
+    with intervene.adapt(model).session(writes={"layer.1.mlp_output": lambda h: h}):
+        assert torch.equal(model(ids).logits, plain)
+
+
+def test_a_compiled_wrapper_within_a_model_is_refused(toy: Any, x: Tensor) -> None:
+    toy.first = torch.compile(nn.Sequential(toy.first, nn.Tanh()), backend="eager")
+    with pytest.raises(UnsupportedModelError, match="first was compiled"):
+        intervene.adapt(toy).read("first.0.output", x)
+    assert len(intervene.adapt(toy).read(["second.input"], x)) == 1
+
+
+def test_compiling_within_a_session(toy: nn.Module, x: Tensor) -> None:
+    """The hooks are traced with the model: as uncompiled. Afterwards torch compiles again, without them."""
+    adapted = intervene.adapt(toy)
+    plain = toy(x)
+    compiled = torch.compile(toy, backend="eager")
+    site = adapted["first.output"].at(dims=[1, 3])
+    with torch.no_grad():
+        with adapted.session(reads=["second.input"], writes={site: lambda h: h * 2}) as eager:
+            expected = toy(x)
+        with adapted.session(reads=["second.input"], writes={site: lambda h: h * 2}) as session:
+            assert torch.equal(compiled(x), expected)
+        assert torch.equal(session.values["second.input"], eager.values["second.input"])
+        assert torch.equal(compiled(x), plain)
+    torch.compiler.reset()
+
+
+def test_a_model_that_was_compiled_before_is_never_silently_plain(toy: nn.Module, x: Tensor) -> None:
+    """torch ignores the hooks that come later; the session says at exit that they did not fire."""
+    compiled = torch.compile(toy, backend="eager")
+    with torch.no_grad():
+        compiled(x)
+        session = intervene.adapt(toy).session(writes={"second.input": 0.0})
+        with pytest.raises(intervene.NeverFiredError, match=r"second.input"), session:
+            compiled(x)
+    torch.compiler.reset()
+
+
+# Wrappers for several devices.
+
+
+def test_data_parallel_is_refused(toy: nn.Module) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"DataParallel runs copies .* pass model.module"):
+        intervene.adapt(nn.DataParallel(toy))
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    """A group of this process alone, over a file."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="torch was built without gloo")
+def test_distributed_data_parallel_is_unwrapped(toy: nn.Module, x: Tensor, process_group: None) -> None:
+    """The wrapper calls the module, so that hooks on it fire; gradients are the plain ones."""
+    wrapped = nn.parallel.DistributedDataParallel(toy)
+    adapted = intervene.adapt(wrapped)
+    assert adapted.model is toy
+    with adapted.session(reads=["first.output"], writes={"second.input": lambda h: h * 2}) as session:
+        wrapped(x).sum().backward()
+    got = [p.grad.clone() for p in toy.parameters() if p.grad is not None]
+    assert torch.equal(session.values["first.output"], toy.first(x))  # type: ignore[operator]
+    toy.zero_grad()
+    toy.second(torch.tanh(toy.first(x)) * 2).sum().backward()  # type: ignore[operator]
+    for a, p in zip(got, toy.parameters(), strict=True):
+        assert p.grad is not None
+        assert torch.allclose(a, p.grad, atol=1e-6)
+
+
+# Gradient checkpointing: backward computes layers a second time.
+
+
+SITES = [
+    "layer.0.block_input",
+    "layer.1.block_output",
+    "layer.1.mlp_output",
+    "layer.1.mlp_input",
+    "layer.0.query_output",
+    "layer.2.attention_output",
+    "layer.0.attention_pattern",
+    "embedding_output",
+    "logits",
+]
+# In layers, whose forward is the one that is computed again.
+WITHIN = ["layer.1.mlp_output", "layer.1.mlp_input", "layer.0.query_output", "layer.2.attention_output"]
+
+
+def training(reentrant: bool | None) -> Any:
+    """A model in training, without dropout; with either kind of checkpointing, or none."""
+    model: Any = intervene.tiny(
+        "gpt2", attn_implementation="eager", attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0
+    ).train()
+    if reentrant is not None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+    return model
+
+
+def gradients(model: Any, ids: Tensor, writes: Any, source: Tensor | None = None) -> list[Tensor]:
+    with intervene.adapt(model).session(reads=["layer.1.mlp_activation"], writes=writes, keep="all") as session:
+        model(ids, labels=ids, use_cache=False).loss.backward()
+    # What a backward pass computes again is no second value.
+    assert len(session.values["layer.1.mlp_activation"]) == 1
+    got = [p.grad.clone() if p.grad is not None else torch.zeros(1) for p in model.parameters()]
+    model.zero_grad()
+    return got + ([source.grad] if source is not None and source.grad is not None else [])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("address", SITES)
+@pytest.mark.parametrize("how", ["function", "tensor", "part"])
+def test_backward_inside_gives_the_gradients_of_no_checkpointing(
+    address: str, reentrant: bool, how: str, ids: Tensor
+) -> None:
+    results = []
+    for kind in (None, reentrant):
+        model = training(kind)
+        site = intervene.adapt(model)[address]
+        source = None
+        written: Any = lambda h: h * 1.5  # noqa: E731
+        if how != "function":
+            own = intervene.adapt(model).read(site, input_ids=ids)[site]
+            site = site.at(positions=[1, 3]) if how == "part" else site
+            own = own if how == "tensor" else own.narrow(own.dim() - 2, 0, 2)
+            source = written = torch.rand(own.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        results.append(gradients(model, ids, {site: written}, source))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("address", WITHIN)
+def test_closing_before_backward_is_refused(address: str, reentrant: bool, ids: Tensor) -> None:
+    model = training(reentrant)
+    session = intervene.adapt(model).session(writes={address: 1.0})
+    message = rf"{address} was written .* Call backward\(\) inside"
+    with pytest.raises(GradientCheckpointingError, match=message), session:
+        model(ids, labels=ids, use_cache=False)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_each_forward_wants_its_backward(reentrant: bool, ids: Tensor) -> None:
+    model = training(reentrant)
+    session = intervene.adapt(model).session(writes={"layer.1.mlp_input": lambda h: h * 2})
+    session.__enter__()
+    model(ids, labels=ids, use_cache=False).loss.backward()
+    model(ids, labels=ids, use_cache=False)
+    with pytest.raises(GradientCheckpointingError):
+        session.__exit__(None, None, None)
+    with intervene.adapt(model).session(writes={"layer.1.mlp_input": lambda h: h * 2}):
+        losses = [model(ids, labels=ids, use_cache=False).loss for _ in range(2)]
+        for loss in losses:
+            loss.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("address", ["layer.1.block_output", "embedding_output", "logits"])
+def test_what_lies_outside_the_checkpoints_may_close_early(address: str, reentrant: bool, ids: Tensor) -> None:
+    """transformers checkpoints a layer's forward, and its hooks stand around that."""
+    if not _hooks_stand_outside():
+        pytest.skip("this transformers checkpoints __call__, hooks included")
+    results = []
+    for kind in (None, reentrant):
+        model = training(kind)
+        with intervene.adapt(model).session(writes={address: lambda h: h * 1.5}):
+            loss = model(ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        results.append([p.grad for p in model.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def _hooks_stand_outside() -> bool:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return "__call__" not in vars(GradientCheckpointingLayer)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_reads_may_close_early(reentrant: bool, ids: Tensor) -> None:
+    model = training(reentrant)
+    with intervene.adapt(model).session(reads=["layer.1.mlp_output"]):
+        loss = model(ids, labels=ids, use_cache=False).loss
+    loss.backward()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_no_backward_will_come(reentrant: bool, ids: Tensor) -> None:
+    """Without gradients, or in eval mode."""
+    model = training(reentrant)
+    adapted = intervene.adapt(model)
+    with torch.no_grad(), adapted.session(writes={"layer.1.mlp_output": 0.0}):
+        model(ids, use_cache=False)
+    with adapted.session(writes={"layer.1.mlp_output": 0.0}):
+        model.eval()(ids)
+
+
+def test_a_frozen_model_needs_no_backward() -> None:
+    """And its output comes to need gradients no more than without the session."""
+    model, x = Checkpointed(False), torch.randn(2, 4)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with intervene.adapt(model).session(writes={"first.output": lambda h: h * 2}):
+        assert not model(x).requires_grad
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_constant_in_a_frozen_model_between_inputs_that_need_gradients(reentrant: bool) -> None:
+    """What flows around the written tensor is computed again with it."""
+    model, x = Checkpointed(reentrant), torch.randn(2, 4, requires_grad=True)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(GradientCheckpointingError), intervene.adapt(model).session(writes={"first.output": 0.5}):
+        model(x)
+
+
+class Checkpointed(nn.Module):
+    """torch's own checkpoint, with nothing of transformers about it."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.reentrant = reentrant
+
+    def inner(self, x: Tensor) -> Any:
+        return self.second(torch.tanh(self.first(x)))
+
+    def forward(self, x: Tensor) -> Any:
+        return checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_torchs_own_checkpoint(reentrant: bool) -> None:
+    model, x = Checkpointed(reentrant), torch.randn(2, 4, requires_grad=True)
+    adapted = intervene.adapt(model)
+    with pytest.raises(GradientCheckpointingError), adapted.session(writes={"first.output": 0.5}):
+        model(x)
+    with adapted.session(writes={"first.output": lambda h: h * 2}):
+        model(x).square().sum().backward()
+    got = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    model.second(torch.tanh(model.first(x) * 2)).square().sum().backward()
+    for a, p in zip(got, model.parameters(), strict=True):
+        assert p.grad is not None
+        assert torch.allclose(a, p.grad, atol=1e-6)
+
+
+def test_a_numbered_call_under_checkpointing_is_refused() -> None:
+    """A layer that is computed again doesn't say which of its calls that is."""
+    model, x = Checkpointed(False), torch.randn(2, 4, requires_grad=True)
+    adapted = intervene.adapt(model)
+    session = adapted.session(writes={adapted["first.output"].at(call=0): 0.5})
+    with pytest.raises(GradientCheckpointingError, match="which call"), session:
+        model(x).sum().backward()
