@@ -58,10 +58,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     state["grad mode"] = torch.is_grad_enabled()
     state["torch's default dtype"] = torch.get_default_dtype()
     state["torch function modes"] = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
-    state["global module hooks"] = [
-        len(getattr(torch.nn.modules.module, name))
-        for name in _GLOBAL_REGISTRIES
-    ]
+    state["global module hooks"] = [len(getattr(torch.nn.modules.module, name)) for name in _GLOBAL_REGISTRIES]
     return state
 
 

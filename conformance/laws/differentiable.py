@@ -2,70 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..case import Case, tensors
 from ..draw import Draw
 from ..law import law
 from ..violation import Violation
 
-STEP = 1e-5
-"""Of the central difference; in float64 its error and the rounding are both near 1e-10 of the loss."""
-
-PRECISION = 1e-6
+PRECISION = 1e-4
+"""Relative to the largest gradient. Some models compute their norms in float32 whatever the weights' dtype, so a sum
+taken in another order differs near the seventh digit; a gradient that is lost on its way, in the first."""
 
 
 @law(
     "differentiable",
-    "gradients reach the source through a write, and the base around it, as finite differences say they should",
+    "gradients reach the source through a write, and the base around it: with the read value written, as in a plain run",
     effort=0.5,
 )
 def differentiable(draw: Draw) -> None:
-    """Along a random direction in float64, against a central difference that uses no gradient at all."""
+    """A run in which a site is given what another run computed there is the same function of the parameters.
+
+    So its gradient, through the source run and around the site in the base run, is that of the plain model, by
+    PyTorch's own autograd. With the source cut off it must be the gradient around the site alone, which a leaf in the
+    source's place shows.
+    """
     case = draw.case(dtypes=("float64",), padding=False, columns=2)
     site = draw.site(case)
     keywords, _ = draw.selection(case)
     chosen = site.at(**keywords)
-    part = case.read(chosen)
-    source = part + case.random(part, 0.1)
     weights = {name: case.random(output) for name, output in case.plain.items()}
+    parameters = dict(case.model.named_parameters())
+    wanted = _gradients(_loss(case, case.call(grad=True), weights), parameters)
 
-    def loss(written: Tensor) -> Tensor:
-        with case.adapted.session(writes={chosen: written}):
-            outputs = tensors(case.call(grad=True), graph=True)
-        return torch.stack([(outputs[name] * weight).sum() for name, weight in weights.items()]).sum()
+    with case.adapted.session(reads=[chosen], grad=True) as session:
+        case.call(grad=True)
+    source: Tensor = session.values[chosen]
+    if not source.requires_grad:
+        raise Violation(f"what is read at {chosen} with gradients has none")
+    with case.adapted.session(writes={chosen: source}):
+        loss = _loss(case, case.call(grad=True), weights)
+    _compare(f"with {chosen} written from a run with gradients", _gradients(loss, parameters), wanted)
 
-    leaf = source.clone().requires_grad_()
-    _compare(f"the source written at {chosen}", leaf, loss(leaf), lambda: loss(leaf), case)
-    name, weight = next((n, p) for n, p in case.model.named_parameters() if p.requires_grad)
-    _compare(f"the base ({name}) around {chosen}", weight, loss(source), lambda: loss(source), case)
-    scale = case.random(part)
-
-    def loss_of_read() -> Tensor:
-        with case.adapted.session(reads=[chosen], grad=True) as session:
-            case.call(grad=True)
-        value: Tensor = session.values[chosen]
-        return (value * scale).sum()
-
-    _compare(f"the base ({name}) of what is read at {chosen}", weight, loss_of_read(), loss_of_read, case)
+    leaf = source.detach().requires_grad_()
+    with case.adapted.session(writes={chosen: leaf}):
+        loss = _loss(case, case.call(grad=True), weights)
+    (at_source,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=True)
+    if at_source is None:
+        raise Violation(f"no gradient reaches a source written at {chosen} ({site.port})")
+    around = _gradients(loss, parameters)
+    through = _gradients((source * at_source.detach()).sum(), parameters)
+    total = [a + t for a, t in zip(around, through, strict=True)]
+    _compare(f"through a leaf written at {chosen} and around it", total, wanted)
 
 
-def _compare(what: str, leaf: Tensor, loss: Tensor, again: Callable[[], Tensor], case: Case) -> None:
-    (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True) if loss.requires_grad else (None,)
-    direction = case.random(leaf)
-    found = 0.0 if gradient is None else float((gradient * direction).sum())
-    sides = []
-    for step in (STEP, -STEP):
-        with torch.no_grad():
-            kept = leaf.detach().clone()
-            leaf.add_(step * direction)
-        sides.append(float(again().detach()))
-        with torch.no_grad():
-            leaf.copy_(kept)
-    wanted = (sides[0] - sides[1]) / (2 * STEP)
-    if abs(found - wanted) > PRECISION * max(1.0, abs(wanted), abs(float(loss.detach()))):
-        said = "no gradient reaches" if gradient is None else "the gradient is wrong for"
-        raise Violation(f"{said} {what}: {found:.6g} along a direction where differences give {wanted:.6g}")
+def _loss(case: Case, output: object, weights: dict[str, Tensor]) -> Tensor:
+    found = tensors(output, graph=True)
+    return torch.stack([(found[name] * weight).sum() for name, weight in weights.items()]).sum()
+
+
+def _gradients(loss: Tensor, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
+    """The gradient of each parameter, zero where none reaches it."""
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), found, strict=True)]
+
+
+def _compare(what: str, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    largest = max(float(g.abs().max()) for g in wanted)
+    gap = max(float((f - w).abs().max()) for f, w in zip(found, wanted, strict=True))
+    if gap > PRECISION * max(1.0, largest):
+        raise Violation(
+            f"{what}, the parameters' gradient is off by {gap:.3g}, the largest of a plain run being {largest:.3g}"
+        )

@@ -33,7 +33,8 @@ def put_get(draw: Draw) -> None:
     overwritten = _changed(written)
     if overwritten and not _changed(plain):
         raise Violation(
-            f"writing at {chosen} ({site.port}) wrote into the model's own tensor, which others may hold: {overwritten[0]}"
+            f"writing at {chosen} ({site.port}) wrote into the model's own tensor, which others may hold: "
+            f"{overwritten[0]}"
         )
     mixed = draw.mixture(case, before)
     with case.adapted.session(writes={chosen: mixed}, reads=[chosen]) as session:
