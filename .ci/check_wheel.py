@@ -38,9 +38,14 @@ def expected_files() -> set[str]:
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in PLACES.items()
         for path in (ROOT / folder).rglob("*")
-        if path.is_file() and path.suffix != ".md" and "__pycache__" not in path.parts
+        if path.is_file() and not _page(path) and "__pycache__" not in path.parts
     }
     return packages | MODULES
+
+
+def _page(path: Path) -> bool:
+    """Whether a file is a page beside code, for readers of the checkout; a page beside data is part of the data."""
+    return path.suffix == ".md" and (path.parent / "__init__.py").exists()
 
 
 def main() -> None:

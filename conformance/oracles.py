@@ -85,7 +85,7 @@ class Reading:
 
 def submodule(root: nn.Module, paths: Sequence[str]) -> nn.Module:
     """The first of ``paths`` that exists."""
-    names = dict(root.named_modules())
+    names: dict[str, nn.Module] = dict(root.named_modules())
     for path in paths:
         if path in names:
             return names[path]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checkpointing import recomputing
 from .ports import Handle, parameter_names
 from .selection import Frame
 
@@ -98,11 +99,6 @@ class Clock:
         if generation is None or generation is not self._generation:
             self._generation, self._prompt = generation, length
         return self._prompt
-
-
-def recomputing() -> bool:
-    """Whether this code runs inside a backward pass, as it does when checkpointing recomputes a forward."""
-    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _calls(method: str, owner: object) -> FrameType | None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import AttentionImplementationError, UnsupportedModelError
 
@@ -78,38 +74,6 @@ def _down_to(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
         yield ".".join(parts[:depth]), module
 
 
-def checkpointing() -> bool:
-    """Whether this code runs in a forward that torch.utils.checkpoint will run a second time, in the backward pass.
-
-    The call stack says so for both of torch's kinds, wherever in the model the checkpoint stands; what wraps a
-    checkpoint from outside, as the hooks of a layer that checkpoints its own forward, runs once.
-    """
-    # Under torch.compile there is no call stack to see.
-    frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
-            return True
-        frame = frame.f_back
-    return False
-
-
-class ReachedByBackward(torch.autograd.Function):
-    """The identity; calls ``mark`` when a backward pass comes by.
-
-    ``leaf`` needs gradients, so that it does so for a ``tensor`` that needs none, too.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, leaf: Tensor, mark: Callable[[], Any]) -> Tensor:
-        ctx.mark = mark
-        return tensor.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        ctx.mark()
-        return gradients[0], None, None
-
-
 def require_eager(model: nn.Module, path: str, what: str) -> None:
     """Raise unless the attention module at ``path`` runs eager attention."""
     config = getattr(model.get_submodule(path), "config", getattr(model, "config", None))
@@ -122,24 +86,26 @@ def require_eager(model: nn.Module, path: str, what: str) -> None:
         )
 
 
-@contextmanager
-def attention_implementation(model: nn.Module, name: str | None) -> Iterator[None]:
-    """Run the model with another attention implementation for a while (None: leave it), then restore every config."""
-    if name is None:
-        yield
-        return
-    configs = _configs(model)
-    if not configs:
-        raise AttentionImplementationError(
-            f"{type(model).__name__} has no config with an attention implementation to set to {name!r}"
-        )
-    before = [(c, c.__dict__[_IMPLEMENTATION]) for c in configs]
-    try:
+class AttentionImplementation:
+    """Runs a model with another attention implementation until `remove`, which restores every config.
+
+    Raises:
+        AttentionImplementationError: the model has no config that names one.
+    """
+
+    def __init__(self, model: nn.Module, name: str) -> None:
+        configs = _configs(model)
+        if not configs:
+            raise AttentionImplementationError(
+                f"{type(model).__name__} has no config with an attention implementation to set to {name!r}"
+            )
+        self._before = [(config, config.__dict__[_IMPLEMENTATION]) for config in configs]
         for config in configs:
             config.__dict__[_IMPLEMENTATION] = name
-        yield
-    finally:
-        for config, value in before:
+
+    def remove(self) -> None:
+        """Give every config back what it had."""
+        for config, value in self._before:
             config.__dict__[_IMPLEMENTATION] = value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Literal
 
@@ -11,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from . import guards
-from .clock import Clock, recomputing
+from .checkpointing import Awaited, checkpointing, recomputing
+from .clock import Clock
 from .errors import (
     AmbiguousCallError,
     GradientCheckpointingError,
     NeverFiredError,
     SessionError,
 )
-from .ports import Function, Port
+from .ports import Function, Handle, Port
 from .sites import Site, Values
 from .taps import Read, Tap, Write
 
@@ -56,10 +56,9 @@ class Session:
         self._values = Values(spelled)
         self._attention = attention
         self._clock = Clock()
-        self._stack: ExitStack | None = None
+        self._handles: list[Handle] = []
         self._entered = False
-        # What was written in a forward that a backward pass has yet to compute again: a token and the address.
-        self._awaited: dict[object, str] = {}
+        self._awaited = Awaited(model)
         self._reads = [
             Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
             for s in dict.fromkeys(reads)
@@ -85,18 +84,19 @@ class Session:
         taps: dict[Port, list[Tap]] = {}
         for tap in [*self._writes, *self._reads]:
             taps.setdefault(tap.site.port, []).append(tap)
-        with ExitStack() as stack:
-            stack.enter_context(guards.attention_implementation(self._model, self._attention))
+        try:
+            if self._attention is not None:
+                self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
                 guards.refuse_compiled(self._model, port.path)
                 if isinstance(port, Function) and port.eager:
                     guards.require_eager(self._model, port.path, str(port))
-            for handle in self._clock.attach(self._model):
-                stack.callback(handle.remove)
-            stack.callback(self._clock.forget)
+            self._handles += self._clock.attach(self._model)
             for port, those in taps.items():
-                stack.callback(port.attach(self._model, _Dispatch(self, those)).remove)
-            self._stack = stack.pop_all()
+                self._handles.append(port.attach(self._model, _Dispatch(self, those)))
+        except BaseException:
+            self._detach()
+            raise
         self._entered = True
         return self
 
@@ -106,12 +106,16 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._stack is not None:
-            self._stack.close()
-            self._stack = None
+        self._detach()
         if kind is None:
             self._check_fired()
-            self._check_recomputed()
+            self._awaited.check()
+
+    def _detach(self) -> None:
+        # The last attached goes first, so that what shadows something else uncovers it again.
+        while self._handles:
+            self._handles.pop().remove()
+        self._clock.forget()
 
     def _check_fired(self) -> None:
         forwards = self._clock.forwards
@@ -129,15 +133,6 @@ class Session:
                     else f"{forwards} forward(s) ran and none passed there"
                 )
                 raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
-
-    def _check_recomputed(self) -> None:
-        if self._awaited:
-            raise GradientCheckpointingError(
-                f"{next(iter(self._awaited.values()))} was written under gradient checkpointing, whose backward pass "
-                f"computes that layer again; closing the session first gives silently wrong gradients. Call "
-                f"backward() inside the session, run under torch.no_grad(), or turn checkpointing off "
-                f"with model.gradient_checkpointing_disable()"
-            )
 
 
 class Stop(BaseException):
@@ -172,47 +167,16 @@ class _Dispatch:
             new = tap.see(whole if changed is None else changed, clock.frame, again)
             if new is not None:
                 changed, written = new, tap.site
-                if chosen is not None and clock.grad and guards.checkpointing():
+                if chosen is not None and clock.grad and checkpointing():
                     raise GradientCheckpointingError(
                         f"{written.address}: a backward pass that computes the layer again doesn't say which call "
                         f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
                     )
         if changed is not None and written is not None and clock.grad:
-            changed = self._await_backward(whole, changed, written, again)
+            changed = session._awaited.note(whole, changed, written.address, again, self._replays)
         if session._stop and session.finished:
             raise Stop
         return changed
-
-    def _await_backward(self, whole: Tensor, changed: Tensor, site: Site, again: bool) -> Tensor:
-        """Under gradient checkpointing, note that a backward pass has to find the session open."""
-        awaited = self._session._awaited
-        if again and self._replays:
-            awaited.pop(self._replays.pop(), None)
-            return changed
-        if not changed.is_floating_point() or not guards.checkpointing():
-            return changed
-        builds_graph = torch.is_grad_enabled()
-        if builds_graph and not (whole.requires_grad or changed.requires_grad or self._trained()):
-            return changed
-        if again:
-            # Marked as in the first pass, or the two would save different tensors.
-            return self._marked(changed, lambda: None)
-        token = object()
-        awaited[token] = site.address
-        if builds_graph:
-            return self._marked(changed, lambda: awaited.pop(token, None))
-        # The reentrant kind builds no graph at first; its second pass reaches this place for certain.
-        self._replays.append(token)
-        return changed
-
-    def _trained(self) -> bool:
-        return any(p.requires_grad for p in self._session._model.parameters())
-
-    @staticmethod
-    def _marked(changed: Tensor, mark: Callable[[], Any]) -> Tensor:
-        leaf = torch.empty(0, device=changed.device, requires_grad=True)
-        marked: Tensor = guards.ReachedByBackward.apply(changed, leaf, mark)  # type: ignore[no-untyped-call]
-        return marked
 
     def _count(self, clock: Clock) -> int:
         self._call = self._call + 1 if self._forward == clock.forwards and clock.running else 0

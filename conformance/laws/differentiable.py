@@ -19,7 +19,7 @@ taken in another order differs near the seventh digit; a gradient that is lost o
 
 @law(
     "differentiable",
-    "gradients reach the source through a write, and the base around it: with the read value written, as in a plain run",
+    "gradients reach the source through a write, and the base around it: writing the read value gives the plain run's",
     effort=0.5,
 )
 def differentiable(draw: Draw) -> None:
