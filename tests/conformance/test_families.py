@@ -1,0 +1,40 @@
+"""Every family of this project keeps every law, in the ci profile."""
+
+from __future__ import annotations
+
+import pytest
+
+import intervene
+from intervene.conformance import parametrize_with_laws
+from intervene.conformance.parametrize import BoundCheck
+
+
+@parametrize_with_laws("gpt2")
+def test_gpt2(check: BoundCheck) -> None:
+    check()
+
+
+@parametrize_with_laws("llama")
+def test_llama(check: BoundCheck) -> None:
+    check()
+
+
+def test_no_family_is_left_out() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    own = {name for name, adapter in intervene.families().items() if adapter.__module__.startswith("intervene.")}
+    assert own <= tested, f"without a conformance test: {sorted(own - tested)}"
+
+
+@pytest.mark.parametrize("family", sorted(intervene.families()))
+def test_tiny_models_of_every_class(family: str) -> None:
+    """Each class can be made small, seeded, and without touching torch's own random state."""
+    import torch
+
+    for name in intervene.families()[family].load_spec().models:
+        before = torch.get_rng_state()
+        first, second = intervene.tiny(family, name), intervene.tiny(family, name)
+        assert type(first).__name__ == name
+        assert not first.training
+        for a, b in zip(first.parameters(), second.parameters(), strict=True):
+            assert torch.equal(a, b)
+        assert torch.equal(torch.get_rng_state(), before)
