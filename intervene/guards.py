@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from .errors import AttentionImplementationError, UnsupportedModelError
+from .paths import way
 
 _IMPLEMENTATION = "_attn_implementation_internal"
 
@@ -42,13 +42,16 @@ def _compiled_wrapper(module: nn.Module) -> bool:
 def refuse_compiled(model: nn.Module, path: str) -> None:
     """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``, or one
     around it is what ``torch.compile`` returned."""
-    for prefix, module in _down_to(model, path):
-        if prefix != path and _compiled_wrapper(module):
+    modules = way(model, path)
+    for depth, module in enumerate(modules):
+        if depth < len(modules) - 1 and _compiled_wrapper(module):
+            prefix = ".".join(path.split(".")[:depth])
             raise UnsupportedModelError(
                 f"{prefix} was compiled with torch.compile, and hooks added inside it after its first call are "
                 f"silently ignored: put back the module that you compiled, model.get_submodule({prefix!r})._orig_mod"
             )
         if module._compiled_call_impl is not None:
+            prefix = ".".join(path.split(".")[:depth])
             raise UnsupportedModelError(
                 f"{prefix or 'the model'} was compiled in place, and hooks added after its first call are "
                 f"silently ignored: work on the model before .compile(), or set "
@@ -61,22 +64,12 @@ def offloaded(model: nn.Module, path: str) -> bool:
 
     Leaving such a forward early would leave its weights where they were moved to.
     """
-    return any("_hf_hook" in vars(module) for _, module in _down_to(model, path))
-
-
-def _down_to(model: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The model and each module on the way to ``path``, that one included, with its own path."""
-    yield "", model
-    parts = path.split(".") if path else []
-    module: Any = model
-    for depth, part in enumerate(parts, start=1):
-        module = getattr(module, part)
-        yield ".".join(parts[:depth]), module
+    return any("_hf_hook" in vars(module) for module in way(model, path))
 
 
 def require_eager(model: nn.Module, path: str, what: str) -> None:
     """Raise unless the attention module at ``path`` runs eager attention."""
-    config = getattr(model.get_submodule(path), "config", getattr(model, "config", None))
+    config = getattr(way(model, path)[-1], "config", getattr(model, "config", None))
     found = getattr(config, "_attn_implementation", None)
     if found not in (None, "eager"):
         raise AttentionImplementationError(

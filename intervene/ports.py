@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from .errors import PortError
 from .lenses import Lens
+from .paths import way
 
 Callback = Callable[[Tensor], Tensor | None]
 
@@ -82,7 +83,7 @@ class Input(Port):
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
-        return model.get_submodule(self.path).register_forward_pre_hook(hook, with_kwargs=True)
+        return way(model, self.path)[-1].register_forward_pre_hook(hook, with_kwargs=True)
 
     def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
         if self.name is None and args:
@@ -115,7 +116,7 @@ class Output(Port):
             new = callback(_tensor(_entry(output, self), self))
             return None if new is None else _with_entry(output, self.index, new)
 
-        module = model.get_submodule(self.path)
+        module = way(model, self.path)[-1]
         handle = module.register_forward_hook(hook)
         _before_recorders(module, handle.id)
         return handle
@@ -139,7 +140,7 @@ class Function(Port):
     eager: bool = False
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        return _Watching(model.get_submodule(self.path), self, callback)
+        return _Watching(way(model, self.path)[-1], self, callback)
 
     def __str__(self) -> str:
         return f"{self.label} in {self.path or 'model'}"

@@ -98,7 +98,7 @@ class Selection:
     @property
     def narrows(self) -> bool:
         """Whether any axis is narrowed."""
-        return any(c is not None for c in (self.rows, self.heads, self.positions, self.dims))
+        return not (self.positions is self.heads is self.dims is self.rows is None)
 
     @property
     def listed(self) -> frozenset[int]:

@@ -1,19 +1,19 @@
-"""One forward whose batch grows: rows of patched runs join at the first block where they differ from the base run.
+"""One forward whose batch grows: rows of patched runs join where they first differ from the base run.
 
-Blocks before a row's own never compute it, so a layer x position sweep costs the triangle below its diagonal, in
-large matrix products and with one pass of Python overhead, where a loop computes every run from the start.
+Blocks before that never compute them, so a layer x position sweep costs the triangle below its diagonal, in large
+matrix products and with one pass of Python overhead, where a loop computes every run from the start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..ports import Handle
+from ..ports import Handle, Input, Output
 
 
 def repeated(inputs: Mapping[str, Any], rows: int, origins: Sequence[int]) -> dict[str, Any]:
@@ -28,12 +28,14 @@ def repeated(inputs: Mapping[str, Any], rows: int, origins: Sequence[int]) -> di
 
 
 class Branching:
-    """Adds rows to the batch at the entrance of blocks, for the time of a ``with``.
+    """Adds rows to the batch on its way from block to block, for the time of a ``with`` and one forward.
 
     Args:
-        blocks: the model's blocks in order; each one's first argument is the hidden state (batch, ...).
+        blocks: the model's blocks in order; each one's first argument is the hidden state (batch, ...), its first
+            output the next one's.
         rows: rows of the batch that the forward starts with.
-        joining: for a block's index, which of the starting rows each joining row is a copy of.
+        joining: for the index of the first block that computes a joining row (the number of blocks, where none
+            does), which of the starting rows that row is a copy of.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], rows: int, joining: Mapping[int, Sequence[int]]) -> None:
@@ -45,7 +47,12 @@ class Branching:
 
     def __enter__(self) -> Branching:
         for layer, block in enumerate(self._blocks):
-            self._handles.append(block.register_forward_pre_hook(self._hook(layer), with_kwargs=True))
+            if layer == 0 and 0 in self._joining:
+                self._handles.append(Input().attach(block, self._join(0)))
+            self._handles.append(block.register_forward_pre_hook(self._grow_arguments, with_kwargs=True))
+            if layer + 1 in self._joining:
+                # At this block's output, not the next one's input: a write to the output must find the rows.
+                self._handles.append(Output().attach(block, self._join(layer + 1)))
         return self
 
     def __exit__(
@@ -57,25 +64,22 @@ class Branching:
         while self._handles:
             self._handles.pop().remove()
 
-    def _hook(self, layer: int) -> Any:
-        def hook(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if layer == 0:
-                self._origins = list(range(self._rows))
-            hidden, rest = args[0], args[1:]
-            new = list(self._joining.get(layer, ()))
-            if new:
-                index = torch.tensor(new, device=hidden.device)
-                hidden = torch.cat([hidden, hidden.index_select(0, index)])
-                self._origins += new
-            if self._rows == 1 or len(self._origins) == self._rows:
-                # What was made for a single row broadcasts to all of them.
-                return (hidden, *rest), kwargs
-            grown = tuple(self._grow(value) for value in rest)
-            return (hidden, *grown), {name: self._grow(value) for name, value in kwargs.items()}
+    def _join(self, layer: int) -> Callable[[Tensor], Tensor]:
+        new = self._joining[layer]
 
-        return hook
+        def join(hidden: Tensor) -> Tensor:
+            self._origins += new
+            return torch.cat([hidden, hidden[torch.tensor(new, device=hidden.device)]])
+
+        return join
+
+    def _grow_arguments(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._rows == 1 or len(self._origins) == self._rows:
+            # What was made for a single row broadcasts to all of them.
+            return None
+        return tuple(map(self._grow, args)), {name: self._grow(value) for name, value in kwargs.items()}
 
     def _grow(self, value: Any) -> Any:
         """Masks and position encodings made for the starting rows, each row's taken from its origin."""

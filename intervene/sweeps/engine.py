@@ -43,11 +43,7 @@ class Runs:
     metric: Metric
     attention: str | None
 
-    def forward(
-        self,
-        cells: Sequence[Cell],
-        growing: bool,
-    ) -> Tensor:
+    def forward(self, cells: Sequence[Cell], growing: bool) -> Tensor:
         """Logits of the base rows and of each cell's rows after them: (rows * (1 + cells), ...)."""
         joining: dict[int, list[int]] = {}
         origins = list(range(self.rows))
@@ -56,27 +52,32 @@ class Runs:
                 joining.setdefault(cell.start, []).extend(range(self.rows))
             else:
                 origins.extend(range(self.rows))
-        inputs = repeated(self.inputs, self.rows, origins)
-        writes = [*self.corruption(origins), *self._patches(cells)]
         adapter = self.adapted.adapter
         branching = (
             Branching(list(adapter.block_list), len(origins), joining)
             if joining and adapter is not None
             else nullcontext()
         )
-        with (
-            torch.no_grad(),
-            branching,
-            self.adapted.session(writes=writes, attention=self.attention),
-        ):
-            return logits_of(self.adapted.model(**inputs))
+        firsts = range(self.rows, self.rows * (1 + len(cells)), self.rows)
+        with branching:
+            return self._call(origins, list(zip(firsts, cells, strict=True)))
 
-    def _patches(self, cells: Sequence[Cell]) -> list[tuple[Site, Written]]:
+    def alone(self, cell: Cell | None) -> Tensor:
+        """Logits of one cell's rows, or of the base's, in a forward that has no other rows: (rows, ...)."""
+        return self._call(range(self.rows), [] if cell is None else [(0, cell)])
+
+    def _call(self, origins: Sequence[int], placed: Sequence[tuple[int, Cell]]) -> Tensor:
+        """Logits of a forward that starts with copies of the rows ``origins`` and has each cell at its first row."""
+        writes = [*self.corruption(origins), *self._patches(placed)]
+        with torch.no_grad(), self.adapted.session(writes=writes, attention=self.attention):
+            return logits_of(self.adapted.model(**repeated(self.inputs, self.rows, origins)))
+
+    def _patches(self, placed: Sequence[tuple[int, Cell]]) -> list[tuple[Site, Written]]:
         """One write for each site, for all cells that write there."""
         by_site: dict[Site, list[tuple[int, Cell]]] = {}
-        for order, cell in enumerate(cells):
+        for first, cell in placed:
             for site in cell.sites:
-                by_site.setdefault(site, []).append((self.rows * (1 + order), cell))
+                by_site.setdefault(site, []).append((first, cell))
         return [(site, self._patch(site, those)) for site, those in by_site.items()]
 
     def _patch(self, site: Site, cells: Sequence[tuple[int, Cell]]) -> Written:
@@ -138,19 +139,29 @@ def run(
     bytes_a_row: int,
     memory: int,
     on_done: Callable[[int], None],
-) -> Iterator[tuple[Cell, Tensor]]:
-    """Each cell with its measured examples (rows,), chunk by chunk."""
-    chunk = 1 if method == LOOP else max(1, memory // max(1, bytes_a_row * runs.rows))
+) -> tuple[Tensor, Tensor]:
+    """The base run's measured examples, (rows,), and every cell's, (rows, cells) in the order of their indices."""
+    samples = torch.empty(runs.rows, len(cells))
+    if method == LOOP:
+        base = measure(runs.metric, runs.alone(None))
+        for cell in cells:
+            samples[:, cell.index] = measure(runs.metric, runs.alone(cell))
+            on_done(1)
+        return base, samples
+    chunk = max(1, memory // max(1, bytes_a_row * runs.rows))
     for begin in range(0, len(cells), chunk):
         those = cells[begin : begin + chunk]
         logits = runs.forward(those, growing=method == GROWING)
         expected = runs.rows * (1 + len(those))
         if logits.shape[0] != expected:
             raise ShapeMismatchError(f"the forward gave {logits.shape[0]} rows of logits for {expected} runs")
-        for order, cell in enumerate(those):
-            first = runs.rows * (1 + order)
-            yield cell, measure(runs.metric, logits[first : first + runs.rows])
+        unpatched, *patched = torch.split(logits, runs.rows)
+        if begin == 0:
+            base = measure(runs.metric, unpatched)
+        for cell, part in zip(those, patched, strict=True):
+            samples[:, cell.index] = measure(runs.metric, part)
         on_done(len(those))
+    return base, samples
 
 
 def logits_of(output: Any) -> Tensor:
@@ -183,11 +194,9 @@ def agrees(runs: Runs, cells: Sequence[Cell], key: Any) -> bool:
     together = runs.forward(probes, growing=True)
     if together.shape[0] != runs.rows * (1 + len(probes)):
         return False
-    for order, cell in enumerate(probes):
-        alone = runs.forward([cell], growing=False)[runs.rows :]
-        first = runs.rows * (1 + order)
-        if not close(together[first : first + runs.rows], alone):
-            return False
+    _, *patched = torch.split(together, runs.rows)
+    if not all(close(part, runs.alone(cell)) for part, cell in zip(patched, probes, strict=True)):
+        return False
     _proven[model].add(key)
     return True
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Union
 
 from ..adapted import Adapted
 from ..components import canonical
 from ..errors import SweepError
+from ..ports import Output
 from ..sites import Site
 
 AXES = ("component", "layer", "head", "position")
-Label = Union[int, str]
+Label = int | str
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Cell:
         sites: what is written: one site, or the window of layers around one.
         head: the head that is written, None for all.
         positions: the columns that are written, None for all.
-        start: the first layer that can differ from the base run, None when that is before the first block.
+        start: the first block that computes something else than in the base run (the number of blocks, where only
+            what follows them does); None when it differs before the first block.
     """
 
     index: int
@@ -139,11 +140,20 @@ def make(
                 sites,
                 None if head is None else int(head),
                 (int(at["position"]),) if "position" in at else kept,
-                sites[0].layer,
+                _start(adapted, sites[0]),
             )
         )
     cells.sort(key=lambda c: -1 if c.start is None else c.start)
     return Plan(named, tuple(cells))
+
+
+def _start(adapted: Adapted, site: Site) -> int | None:
+    """The first block that computes something else once ``site`` is written."""
+    if site.layer is None or adapted.adapter is None:
+        return None
+    block = adapted.adapter.block_list[site.layer]
+    leaving = site.port == Output(site.port.path) and adapted.model.get_submodule(site.port.path) is block
+    return site.layer + 1 if leaving else site.layer
 
 
 def sites(adapted: Adapted, components: Sequence[str], layered: bool) -> list[Site]:

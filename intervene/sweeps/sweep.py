@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -120,22 +119,18 @@ def sweep(
         batch.reading(metric),
         attention,
     )
-    base_logits = runs.forward([], growing=False)
     used = method or _method(runs, grid, noise is not None)
-    samples = torch.empty(batch.rows, len(grid.cells))
-    weight = _bytes_a_run(adapted.model, base_logits, batch.columns)
+    weight = _bytes_a_run(adapted.model, runs.alone(None) if swept.logits is None else swept.logits, batch.columns)
     with tqdm(total=len(grid.cells), delay=1.0, disable=not progress, unit="run", desc="sweep") as bar:
-        for cell, measured in engine.run(runs, grid.cells, used, weight, memory, bar.update):
-            samples[:, cell.index] = measured
-
+        measured, samples = engine.run(runs, grid.cells, used, weight, memory, bar.update)
     samples = samples.reshape(batch.rows, *grid.shape)
     return SweepResult(
         values=samples.mean(0),
         samples=samples,
         axes=grid.axes,
         metric=describe(metric),
-        base=_mean(runs.metric, base_logits),
-        source=None if swept.logits is None else _mean(runs.metric, swept.logits),
+        base=float(measured.mean()),
+        source=None if swept.logits is None else float(measure(runs.metric, swept.logits).mean()),
         method=used,
         title=title or f"{describe(metric)} after patching {', '.join(components)}",
         notes={} if noise is None else {"noise": {"sigma": noise.sigma, "samples": noise.samples, "seed": noise.seed}},
@@ -195,7 +190,3 @@ def _bytes_a_run(model: nn.Module, logits: Tensor, columns: int) -> int:
     width = int(getattr(getattr(model, "config", None), "hidden_size", 1024))
     activations = 24 * columns * width
     return int((activations + 4 * logits[0].numel()) * logits.element_size())
-
-
-def _mean(metric: Metric, logits: Tensor) -> float:
-    return float(measure(metric, logits).mean())
