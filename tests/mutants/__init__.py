@@ -1,0 +1,18 @@
+"""Adapters broken on purpose, each with the check that has to find it: the test of the conformance suite."""
+
+from . import claims, core, generation, gradients, leaks, lenses, places, ports
+from .mutant import Mutant
+
+KINDS: dict[str, list[Mutant]] = {
+    "Wrong place": places.MUTANTS,
+    "Wrong part": lenses.MUTANTS,
+    "Wrong port": ports.MUTANTS,
+    "Traces left": leaks.MUTANTS,
+    "Wrong gradient": gradients.MUTANTS,
+    "Wrong step of generation": generation.MUTANTS,
+    "Untrue claim": claims.MUTANTS,
+    "Broken core": core.MUTANTS,
+}
+MUTANTS: list[Mutant] = [mutant for group in KINDS.values() for mutant in group]
+
+__all__ = ["KINDS", "MUTANTS", "Mutant"]
