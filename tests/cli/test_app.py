@@ -11,7 +11,7 @@ import pytest
 
 import intervene
 
-COMMANDS = ("demo", "trace", "sites", "spec")
+COMMANDS = ("demo", "trace", "sites", "spec", "conform")
 
 
 def script(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from intervene.ports import Callback, Handle
+from intervene.ports import Callback, Handle, Output
 
 from .making import Around, Removal, reached_by
 from .mutant import Mutant
@@ -100,6 +100,18 @@ class LosesSmallBatches(Around):
 
     def seen(self, tensor: Tensor, callback: Callback) -> Tensor | None:
         return None if tensor.shape[0] == 1 else callback(tensor)
+
+
+class UsedAlready(Around):
+    """Without gradients, as on a fast path, shows the pattern that the module returns when nothing reads it any more."""
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        def where(grad: bool) -> Callback:
+            return lambda tensor: callback(tensor) if torch.is_grad_enabled() is grad else None
+
+        used = self.own(model, where(True))
+        returned = Output(self.path, 1).attach(model, where(False))
+        return Removal(used.remove, returned.remove)
 
 
 class Once(Around):
@@ -201,6 +213,16 @@ MUTANTS = [
         ("block_input",),
         "identity:block_input",
         "never fired",
+    ),
+    Mutant(
+        "pattern_too_late_without_gradients",
+        "attention_pattern is written where it was used already, unless gradients are on",
+        "inference paths that compute the same without passing by the hooked place "
+        "(https://github.com/pytorch/pytorch/issues/128413)",
+        reached_by(UsedAlready, "attention_pattern"),
+        ("attention_pattern",),
+        "alive:attention_pattern",
+        "is not on the way to the output",
     ),
     Mutant(
         "fires_in_the_first_forward_only",
