@@ -103,7 +103,7 @@ class LosesSmallBatches(Around):
 
 
 class UsedAlready(Around):
-    """Without gradients, as on a fast path, shows the pattern that the module returns when nothing reads it any more."""
+    """Without gradients, as on a fast path, shows the pattern that the module returns when nothing reads it."""
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         def where(grad: bool) -> Callback:
