@@ -5,7 +5,9 @@
 >>> adapted.read(["layer.3.block_output"], **inputs)       # doctest: +SKIP
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from types import ModuleType as _ModuleType
 
 from .adapted import Adapted, adapt
 from .adapter import Adapter
@@ -67,3 +69,12 @@ __all__ = [
     "sweep",
     "tiny",
 ]
+
+_ON_DEMAND = ("conformance", "demo", "specs")
+
+
+def __getattr__(name: str) -> _ModuleType:
+    # Parts that few programs need, or that need more than torch, load when first asked for.
+    if name in _ON_DEMAND:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

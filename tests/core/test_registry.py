@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -180,3 +182,14 @@ def test_sites_are_data(adapted: intervene.Adapted) -> None:
 def test_aliases(adapted: intervene.Adapted) -> None:
     assert adapted["layer.0.attention_weight"] == adapted["layer.0.attention_pattern"]
     assert adapted.site("attention_weight", layer=1) == adapted.site("attention_pattern", layer=1)
+
+
+def test_parts_load_on_demand() -> None:
+    code = (
+        "import sys, intervene\n"
+        "assert 'intervene.conformance' not in sys.modules\n"
+        "assert callable(intervene.conformance.check_adapter)\n"
+        "assert intervene.demo.DEMO_PROMPT and 'gpt2' in intervene.specs.families()\n"
+        "assert not hasattr(intervene, 'nothing_of_that_name')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
