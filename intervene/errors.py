@@ -58,6 +58,18 @@ class SweepError(InterveneError, ValueError):
     """A sweep asked for axes, inputs or a metric that do not go together."""
 
 
+class InterventionError(InterveneError, ValueError):
+    """An intervention called or saved in a way that it can't be: without its source, or with one too many."""
+
+
+class InterventionArgumentError(InterveneError, TypeError):
+    """An intervention made with keywords that it doesn't take, lacks, or can't use together."""
+
+
+class UnknownInterventionError(InterveneError, LookupError):
+    """No intervention class of that name is registered."""
+
+
 class MissingDependencyError(InterveneError, ImportError):
     """An optional part needs a package that is not installed; the message names the extra."""
 

@@ -1,0 +1,48 @@
+"""Featurizers: lenses that show an activation in another basis.
+
+A featurizer is a lens from an activation (..., width) to its features (..., count). It keeps the lens laws of
+`intervene.lenses`, get-put bit for bit and put-get up to rounding: what the features don't hold (the rest of the
+space, an autoencoder's reconstruction error) stays as it was. An intervention builds its featurizer anew from its
+parameters for each call, so a featurizer is a plain value.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..lenses import Lens
+
+
+class Featurizer(Lens):
+    """A lens whose write needs only the difference that it makes."""
+
+    @abstractmethod
+    def update(self, whole: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """``whole``, whose features are ``before``, with features ``after``. What doesn't differ stays bit for bit."""
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return self.update(whole, self.get(whole), part)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Featurizer):
+    """Linear features: ``get(x) = (x - offset) @ encode``, ``update(x, a, b) = x + (b - a) @ decode``.
+
+    ``encode`` is (width, count) and ``decode`` (count, width). put-get asks that ``decode @ encode`` is the identity:
+    so it is for orthonormal columns with ``decode = encode.T``. Computed in the dtype of ``encode``; the activation
+    keeps its own.
+    """
+
+    encode: Tensor
+    decode: Tensor
+    offset: Tensor | None = None
+
+    def get(self, whole: Tensor) -> Tensor:
+        x = whole.to(self.encode.dtype)
+        return (x if self.offset is None else x - self.offset) @ self.encode
+
+    def update(self, whole: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        return (whole.to(self.decode.dtype) + (after - before) @ self.decode).to(whole.dtype)

@@ -1,0 +1,80 @@
+"""Any callable as an intervention."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InterventionArgumentError, InterventionError, ShapeMismatchError
+from .base import Intervention, like
+from .subspaces import Subspaces
+
+
+class FunctionIntervention(Intervention):
+    """A callable: ``f(base)`` or ``f(base, source)``, or ``f(base, source, subspaces)``.
+
+    Shapes: the function is given base (batch, ..., width) and source in the same shape, and returns a tensor that
+    broadcasts to it. It must not write in place, and should act on each row by itself. A source that the function
+    needn't have (``source=None``) is handed on when there is one. A function has no name in a saved config: derive a
+    class to save it.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not callable(function):
+            raise InterventionArgumentError(f"FunctionIntervention wraps a callable, found {function!r}")
+        self.function = function
+        self._takes, required = _arity(function)
+        self.is_source_constant = self.is_source_constant or required < 2
+
+    def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Subspaces | None = None) -> Tensor:
+        self.check_width(base)
+        given = source if source is not None or self.is_source_constant else self.resolve_source(base, source)
+        if given is None:
+            given = self.source_representation
+        if given is not None and self._takes < 2:
+            raise InterventionError(f"{self._name()} takes no source; call it without one")
+        if subspaces is not None and self._takes < 3:
+            raise InterventionError(f"{self._name()} takes no subspaces: it would be f(base, source, subspaces)")
+        arguments = (base, None if given is None else like(base, given, self._name()), subspaces)
+        result = self.function(*arguments[: self._takes])
+        if not isinstance(result, Tensor):
+            raise ShapeMismatchError(f"{self._name()} returned {type(result).__name__}, not a tensor")
+        return like(base, result, self._name())
+
+    def spec(self) -> dict[str, Any]:
+        raise InterventionError(
+            f"{self._name()} is a bare function and can't be saved; derive a class from intervene.Intervention with "
+            f"this as its operate(base, source)"
+        )
+
+    def extra_repr(self) -> str:
+        return self._name()
+
+    def _name(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+def _arity(function: Callable[..., Any]) -> tuple[int, int]:
+    """How many of (base, source, subspaces) a function takes, and how many it can't do without."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:  # functions written in C often don't show theirs
+        raise InterventionArgumentError(
+            f"{function!r} does not say what it takes; wrap it: lambda base: f(base), or lambda base, source: ..."
+        ) from error
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 3, sum(p.default is p.empty and p.kind in _POSITIONAL for p in parameters)
+    positional = [p for p in parameters if p.kind in _POSITIONAL]
+    required = sum(p.default is p.empty for p in positional)
+    if not positional or required > 3 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        raise InterventionArgumentError(
+            f"{function!r} must be callable as f(base), f(base, source) or f(base, source, subspaces)"
+        )
+    return min(len(positional), 3), required
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
