@@ -5,16 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
-
-from torch import Tensor
+from typing import Any
 
 from ..errors import InterventionArgumentError
 from .base import Intervention
 from .function import FunctionIntervention
 from .registry import intervention_class
 
-Kind = str | type[Intervention] | Intervention | Callable[..., Tensor] | Callable[..., Intervention]
+Kind = str | type[Intervention] | Intervention | Callable[..., Any]
 
 
 def make_intervention(kind: Kind, **keywords: Any) -> Intervention:
@@ -34,11 +32,10 @@ def make_intervention(kind: Kind, **keywords: Any) -> Intervention:
     if isinstance(constructor, type):
         if not issubclass(constructor, Intervention):
             raise InterventionArgumentError(f"{constructor.__name__} does not derive from intervene.Intervention")
-        return cast(Callable[..., Intervention], kind)(**_taken(constructor, keywords))
+        made: Intervention = kind(**_taken(constructor, keywords))
+        return made
     if callable(kind):
-        return FunctionIntervention(
-            cast(Callable[..., Tensor], kind), source_representation=keywords.get("source_representation")
-        )
+        return FunctionIntervention(kind, source_representation=keywords.get("source_representation"))
     raise InterventionArgumentError(
         f"expected an intervention, its class or name, or a function f(base, source); found {kind!r}"
     )

@@ -100,8 +100,8 @@ def test_pyvene_style_classes_work_as_written() -> None:
     class Scaled(pv.ConstantSourceIntervention, pv.LocalistRepresentationIntervention):
         def __init__(self, **kwargs):
             super().__init__(**kwargs, keep_last_dim=True)
-            self.strength = kwargs["strength"] if "strength" in kwargs else 3.0
-            self.scale = torch.nn.Parameter(torch.full((self.embed_dim,), self.strength))
+            self.strength = kwargs.get("strength", 3.0)
+            self.scale = torch.nn.Parameter(torch.full((kwargs["embed_dim"],), self.strength))
 
         def forward(self, base, source=None, subspaces=None, **kwargs):
             return base * self.scale
