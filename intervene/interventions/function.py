@@ -22,7 +22,7 @@ class FunctionIntervention(Intervention):
     class to save it.
     """
 
-    def __init__(self, function: Callable[..., Tensor], **kwargs: Any) -> None:
+    def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not callable(function):
             raise InterventionArgumentError(f"FunctionIntervention wraps a callable, found {function!r}")
