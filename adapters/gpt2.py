@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
+from intervene.calls import Attention
 from intervene.lenses import Chunk, FlatBatch, Heads
-from intervene.ports import Attention, Input, Output, Port, View
+from intervene.ports import Input, Output, Port, View
 
 from ._tiny import build
 

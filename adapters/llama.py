@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
+from intervene.calls import Attention
 from intervene.lenses import Heads
-from intervene.ports import Attention, Input, Output
+from intervene.ports import Input, Output
 
 from ._tiny import build
 

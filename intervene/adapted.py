@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .ports import Input, Output, Port
 from .session import Keep, Session, Stop, Written, pairs
 from .sites import Site, Sites, Values
 
-_LAYERED = re.compile(r"(?:(?P<tower>\w+)\.)?layer\.(?P<layer>-?\d+)\.(?P<component>\w+)")
+_ADDRESS = re.compile(r"(?:(?P<tower>\w+)\.)??(?:layer\.(?P<layer>-?\d+)\.)?(?P<component>\w+)")
 _ENDS: dict[str, type[Input] | type[Output]] = {"input": Input, "output": Output}
 
 
@@ -35,10 +36,23 @@ class Adapted:
         self.model = model
         self.adapter = adapter
         self.sites = Sites(adapter.sites if adapter is not None else ())
+        self._roots = adapter.roots if adapter is not None else {}
+
+    @cached_property
+    def towers(self) -> tuple[str, ...]:
+        """The names of the model's towers; none where it has a single, unnamed one."""
+        return tuple(dict.fromkeys(s.tower for s in self.sites if s.tower is not None))
+
+    @cached_property
+    def _by_component(self) -> dict[str, list[Site]]:
+        found: dict[str, list[Site]] = {}
+        for site in self.sites:
+            found.setdefault(site.component, []).append(site)
+        return found
 
     @property
     def layers(self) -> int:
-        """How many blocks the model has; 0 where no adapter says."""
+        """How many blocks the model has, in all its towers; 0 where no adapter says."""
         return self.adapter.layers if self.adapter is not None else 0
 
     def site(self, component: str, layer: int | None = None, tower: str | None = None) -> Site:
@@ -54,28 +68,27 @@ class Adapted:
             UnknownSiteError: no such component, layer or tower; the message names the nearest.
         """
         name = canonical(component)
-        found = self.sites.filter(component=name, tower=tower)
+        if tower is not None and tower not in self.towers:
+            raise UnknownSiteError(
+                f"{type(self.model).__name__} has no tower {tower!r}; it has {', '.join(self.towers) or 'one, unnamed'}"
+            )
+        found = [s for s in self._by_component.get(name, ()) if tower is None or s.tower == tower]
         if not found:
-            towers = sorted({s.tower for s in self.sites if s.tower is not None})
-            if tower is not None and tower not in towers:
-                raise UnknownSiteError(
-                    f"{type(self.model).__name__} has no tower {tower!r}; it has {', '.join(towers) or 'one, unnamed'}"
-                )
-            raise self._no_component(component, name)
+            raise self._no_component(component, name, tower)
+        having = list(dict.fromkeys(s.tower for s in found))
+        if len(having) > 1:
+            raise UnknownSiteError(f"{component} exists in the towers {', '.join(map(str, having))}: say tower=...")
         if found[0].layer is None:
             if layer is not None:
                 raise UnknownSiteError(f"{component} exists once in a model: ask for it without a layer")
             return found[0]
+        count = len(found)
         if layer is None:
-            raise UnknownSiteError(
-                f"{component} exists in each of {self.layers} layers: say layer=0 to layer={self.layers - 1}"
-            )
-        if not -self.layers <= layer < self.layers:
-            raise UnknownSiteError(
-                f"layer {layer} is out of range: {type(self.model).__name__} has {self.layers} layers "
-                f"(0 to {self.layers - 1})"
-            )
-        return found.filter(layer=layer % self.layers)[0]
+            raise UnknownSiteError(f"{component} exists in each of {count} layers: say layer=0 to layer={count - 1}")
+        if not -count <= layer < count:
+            where = type(self.model).__name__ if having[0] is None else f"the tower {having[0]}"
+            raise UnknownSiteError(f"layer {layer} is out of range: {where} has {count} layers (0 to {count - 1})")
+        return found[layer]
 
     def __getitem__(self, address: str) -> Site:
         """The site at an address: ``layer.8.block_output``, ``logits``, or a module path followed by ``.input`` or
@@ -84,17 +97,17 @@ class Adapted:
         Raises:
             UnknownSiteError: neither a component nor a module of this model; the message names the nearest.
         """
-        match = _LAYERED.fullmatch(address)
-        if match is not None and (self.adapter is not None and match["component"] not in _ENDS):
-            return self.site(match["component"], int(match["layer"]), match["tower"])
-        if any(s.component == canonical(address) for s in self.sites):
-            return self.site(address)
+        match = _ADDRESS.fullmatch(address)
+        if match is not None and self.adapter is not None and match["component"] not in _ENDS:
+            tower, layer = match["tower"], match["layer"]
+            if layer is not None or tower in self.towers or canonical(address) in self._by_component:
+                return self.site(match["component"], None if layer is None else int(layer), tower)
         path, _, end = address.rpartition(".")
         if end in _ENDS:
             return self._module_site(address, path, _ENDS[end])
         name = match["component"] if match is not None else address
         if canonical(name) in components():
-            raise self._no_component(name, canonical(name))
+            raise self._no_component(name, canonical(name), None)
         paths = dict(self.model.named_modules())
         if address in paths:
             raise UnknownSiteError(f"{address!r} is a module: say {address + '.output'!r} or {address + '.input'!r}")
@@ -146,6 +159,7 @@ class Adapted:
             attention=attention,
             stop=proven,
             spelled=_spelled(given, asked),
+            towers=self._roots,
         )
         # Stop: every value is here, and the rest of the forward would only cost time.
         with torch.set_grad_enabled(grad), session, suppress(Stop):
@@ -193,6 +207,7 @@ class Adapted:
             dtype=dtype,
             attention=attention,
             spelled=_spelled(given, asked),
+            towers=self._roots,
         )
 
     def _resolve(self, site: Site | str) -> Site:
@@ -216,14 +231,14 @@ class Adapted:
     def _component_names(self) -> list[str]:
         return list(dict.fromkeys(s.component for s in self.sites))
 
-    def _no_component(self, asked: str, name: str) -> UnknownSiteError:
+    def _no_component(self, asked: str, name: str, tower: str | None) -> UnknownSiteError:
         if self.adapter is None:
             return UnknownSiteError(
                 f"no adapter knows {type(self.model).__name__}, so it has no component {asked!r}, only module "
                 f"paths (as in 'path.to.module.output'). Families: {', '.join(sorted(registry.families()))}"
             )
         if name in components():
-            return self.adapter.why_absent(name)
+            return self.adapter.why_absent(name, tower)
         names = self._component_names()
         return UnknownSiteError(
             f"no component {asked!r}.{did_you_mean(asked, names)} {self.adapter.family} has: {', '.join(names)}"

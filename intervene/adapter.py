@@ -1,14 +1,15 @@
 """Adapters: for one family, where each canonical component lives.
 
 An adapter is a table. `Adapter.components` says it for one block, `Adapter.outside` for what a model has once;
-paths are relative to the block, and to the model. The family's spec (see ``specs/``) says what the adapter claims.
+paths are relative to the block, and to the model. A family whose models have several stacks of blocks says them as
+`Adapter.towers`. The family's spec (see ``specs/``) says what the adapter claims.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +26,25 @@ if TYPE_CHECKING:
     from .specs import Spec
 
 Table = Mapping[str, Port | View]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One stack of blocks, with what stands around it.
+
+    Attributes:
+        name: the first part of its sites' addresses; None where a model has a single one.
+        blocks: path of the list of blocks in the model.
+        components: the components of one block, by paths relative to it.
+        outside: the components that the tower has once, by paths in the model.
+        root: path of the module whose forward takes the tower's sequence; the model itself by default.
+    """
+
+    name: str | None
+    blocks: str
+    components: Table
+    outside: Table = field(default_factory=dict)
+    root: str = ""
 
 
 class Adapter(ABC):
@@ -49,7 +69,7 @@ class Adapter(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.config: Any = getattr(model, "config", None)
+        self.config: Any = self.config_of(model)
 
     @abstractmethod
     def components(self, config: Any) -> Table:
@@ -63,6 +83,12 @@ class Adapter(ABC):
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         """A small model of the family, made from a config alone, with weights drawn from ``seed``."""
         raise UnsupportedModelError(f"{cls.__name__} has no tiny model; override Adapter.tiny")
+
+    @classmethod
+    def config_of(cls, model: nn.Module) -> Any:
+        """What the table and the spec's expressions take widths and counts from: the model's ``config``, unless its
+        library keeps them elsewhere."""
+        return getattr(model, "config", None)
 
     @classmethod
     def recognises(cls, model: nn.Module) -> bool:
@@ -94,18 +120,31 @@ class Adapter(ABC):
         state = file.stat()
         return _spec(source, (state.st_mtime_ns, state.st_size))
 
-    @property
-    def layers(self) -> int:
-        """How many blocks the model has."""
-        return len(self.block_list)
+    def towers(self) -> Sequence[Tower]:
+        """The model's stacks of blocks; a single one, of ``components`` and ``outside``, unless a family has more."""
+        outside = dict(self.outside(self.config))
+        head = self.heads.get(self.known_as)
+        if head is not None:
+            outside.setdefault("logits", Output(head))
+        return [Tower(None, self.blocks, self.components(self.config), outside)]
+
+    @cached_property
+    def by_tower(self) -> dict[str | None, Tower]:
+        """The towers by name."""
+        return {tower.name: tower for tower in self.towers()}
 
     @property
-    def block_list(self) -> nn.ModuleList:
-        """The model's own list of blocks."""
-        found = self.model.get_submodule(self.locate(self.blocks))
+    def layers(self) -> int:
+        """How many blocks the model has, those of all its towers."""
+        return sum(len(self.blocks_of(tower)) for tower in self.by_tower)
+
+    def blocks_of(self, tower: str | None) -> nn.ModuleList:
+        """The model's own list of a tower's blocks."""
+        path = self.by_tower[tower].blocks
+        found = self.model.get_submodule(self.locate(path))
         if not isinstance(found, (nn.ModuleList, nn.Sequential)):
             raise UnsupportedModelError(
-                f"{type(self.model).__name__}: {self.blocks} is a {type(found).__name__}, not a list of blocks"
+                f"{type(self.model).__name__}: {path} is a {type(found).__name__}, not a list of blocks"
             )
         return found  # type: ignore[return-value]
 
@@ -128,44 +167,55 @@ class Adapter(ABC):
         return tuple(self._sites())
 
     def _sites(self) -> Iterator[Site]:
-        outside = {n: _view(e) for n, e in self.outside(self.config).items()}
-        head = self.heads.get(self.known_as)
-        if head is not None:
-            outside.setdefault("logits", _view(Output(head)))
-        inside = {n: _view(e) for n, e in self.components(self.config).items()}
-        order = list(components())
-        first_layered = next(i for i, n in enumerate(order) if components()[n].layered)
-        for name in sorted(outside, key=order.index):
-            if order.index(name) < first_layered:
-                yield self._site(name, None, outside[name])
-        for layer in range(self.layers):
-            for name in sorted(inside, key=order.index):
-                yield self._site(name, layer, inside[name])
-        for name in sorted(outside, key=order.index):
-            if order.index(name) > first_layered:
-                yield self._site(name, None, outside[name])
+        known = components()
+        order = {name: place for place, name in enumerate(known)}
+        first_layered = next(place for place, component in enumerate(known.values()) if component.layered)
+        for tower in self.by_tower.values():
+            outside = sorted(tower.outside, key=order.__getitem__)
+            inside = sorted(tower.components, key=order.__getitem__)
+            for name in outside:
+                if order[name] < first_layered:
+                    yield self._site(name, None, _view(tower.outside[name]), tower)
+            for layer in range(len(self.blocks_of(tower.name))):
+                for name in inside:
+                    yield self._site(name, layer, _view(tower.components[name]), tower)
+            for name in outside:
+                if order[name] > first_layered:
+                    yield self._site(name, None, _view(tower.outside[name]), tower)
 
-    def _site(self, name: str, layer: int | None, view: View) -> Site:
+    def _site(self, name: str, layer: int | None, view: View, tower: Tower) -> Site:
         if layer is None:
             port = replace(view.port, path=self.locate(view.port.path))
         else:
-            port = view.port.under(f"{self.locate(self.blocks)}.{layer}")
-        return Site(name, layer, None, self.axes(name), port, view.lens)
+            port = view.port.under(f"{self.locate(tower.blocks)}.{layer}")
+        return Site(name, layer, tower.name, self.axes(name, tower.name), port, view.lens)
 
-    def axes(self, component: str) -> tuple[str, ...]:
+    @property
+    def roots(self) -> dict[str | None, str]:
+        """The path of the module that takes a tower's sequence, for the towers that don't share the model's."""
+        return {name: tower.root for name, tower in self.by_tower.items() if tower.root}
+
+    def axes(self, component: str, tower: str | None = None) -> tuple[str, ...]:
         """The axes of a component's activation in this model, by name, as the spec says."""
-        claimed = self.load_spec().components.get(component)
-        if claimed is None:
+        spec = self.load_spec().towers.get(tower or "")
+        claimed = None if spec is None else spec.components.get(component)
+        if spec is None or claimed is None:
             return components()[component].axes
-        found: tuple[str, ...] = claimed.resolve(self.known_as, self.config).axes
+        found: tuple[str, ...] = claimed.resolve(self.known_as, spec.config_of(self.config)).axes
         return found
 
-    def why_absent(self, component: str) -> AbsentComponentError:
-        """The error for a component that the vocabulary has and this model lacks, with the spec's reason."""
-        reason = self.load_spec().tower.why_absent(component, self.known_as, self.config)
-        return AbsentComponentError(
-            f"{type(self.model).__name__} has no {component}: {reason or 'its adapter lists none'}"
-        )
+    def why_absent(self, component: str, tower: str | None = None) -> AbsentComponentError:
+        """The error for a component that the vocabulary has and this model (or tower) lacks, with the spec's reason."""
+        spec = self.load_spec()
+        asked = [tower] if tower is not None else list(self.by_tower)
+        reasons = {}
+        for name in asked:
+            claimed = spec.towers.get(name or "")
+            reason = claimed.why_absent(component, self.known_as, self.config) if claimed is not None else None
+            reasons[name] = reason or "its adapter lists none"
+        unique = set(reasons.values())
+        said = unique.pop() if len(unique) == 1 else "; ".join(f"{n}: {r}" for n, r in reasons.items())
+        return AbsentComponentError(f"{type(self.model).__name__} has no {component}: {said}")
 
 
 @lru_cache(maxsize=256)

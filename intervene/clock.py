@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -10,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .checkpointing import recomputing
+from .paths import way
 from .ports import Handle, parameter_names
 from .selection import Frame
 
-_CACHE = "past_key_values"
+_CACHES = ("past_key_values", "cache_params")
 # The inputs that say how many columns there are, and on which axis.
 _COLUMNS = {"input_ids": -1, "inputs_embeds": -2}
 _KEPT = "logits_to_keep"
@@ -22,99 +25,121 @@ _KEPT = "logits_to_keep"
 class Clock:
     """Counts the model's forwards and reads from each one's arguments where in the sequence it stands.
 
-    It listens on the model and on its base (transformers' ``base_model``), because a caller may run the bare base;
-    a base that the model itself calls belongs to the model's forward.
+    It listens on the model and on its base (transformers' ``base_model``), because a caller may run the bare base, and
+    on the root of each tower that is asked about, because generation may run that alone. What the model itself calls
+    belongs to the model's forward.
 
     Attributes:
         forwards: how many began.
-        running: whether one is under way.
         grad: whether gradients were on as the last one began.
-        frame: where in the sequence the last one stands.
     """
 
     def __init__(self) -> None:
         self.forwards = 0
-        self.running = False
         self.grad = False
-        self.frame = Frame()
-        self._model: nn.Module | None = None
-        self._within_model = False
-        self._generation: FrameType | None = None
-        self._prompt: int | None = None
+        self._frames: dict[str | None, Frame] = {}
+        self._listened: list[nn.Module] = []
+        self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
 
-    def attach(self, model: nn.Module) -> list[Handle]:
-        """Start listening; the handles stop it."""
-        self._model = model
+    def attach(self, model: nn.Module, towers: Mapping[str | None, str]) -> list[Handle]:
+        """Start listening; the handles stop it.
+
+        Args:
+            towers: the module paths of the towers that have a sequence of their own.
+        """
         base = getattr(model, "base_model", model)
-        listened = [model] if base is model or not isinstance(base, nn.Module) else [model, base]
-        handles: list[Handle] = []
-        for module in listened:
-            begin, end = (self._begin, self._end) if module is model else (self._begin_base, self._end_base)
-            handles.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-            handles.append(module.register_forward_hook(end, always_call=True))
-        return handles
+        roots = {way(model, path)[-1]: tower for tower, path in towers.items()}
+        begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, None, ())}
+        if isinstance(base, nn.Module) and base is not model:
+            begins[base] = self._begin_base
+        around = tuple(begins)
+        for root, tower in roots.items():
+            if root not in begins:
+                begins[root] = partial(self._begin, tower, around)
+        self._listened = list(begins)
+        return [module.register_forward_pre_hook(begin, with_kwargs=True) for module, begin in begins.items()]
+
+    def frame(self, tower: str | None) -> Frame:
+        """Where in its sequence the last forward of a tower (None for the model) stands."""
+        return self._frames.get(tower, _NOWHERE)
+
+    @property
+    def running(self) -> bool:
+        """Whether a forward that counts is under way in this thread."""
+        return _calls("_call_impl", self._listened) is not None
 
     def forget(self) -> None:
-        """Let go of the call of ``generate`` that was last seen."""
-        self._generation = None
+        """Let go of the calls of ``generate`` that were seen."""
+        self._generations.clear()
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not recomputing():
-            self._start(module, args, kwargs)
-            self._within_model = True
-
-    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.running = self._within_model = False
-
-    def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(
+        self,
+        tower: str | None,
+        around: tuple[nn.Module, ...],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
         if recomputing():
             return
-        # An interrupt, or the early stop of a read, leaves a forward without its end being heard.
-        self._within_model = self._within_model and _calls("_call_impl", self._model) is not None
-        if not self._within_model:
-            self._start(module, args, kwargs)
+        if not around or _calls("_call_impl", around) is None:
+            self.forwards += 1
+            self.grad = torch.is_grad_enabled()
+        self._frames[tower] = self._stand(module, args, kwargs)
 
-    def _end_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.running = self._within_model
+    def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Within the model's forward the model's own arguments say more: how many logits it keeps.
+        if not recomputing() and _calls("_call_impl", self._listened[:1]) is None:
+            self._begin(None, (), module, args, kwargs)
 
-    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.forwards += 1
-        self.running = True
-        self.grad = torch.is_grad_enabled()
-        passed = {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
-        offset = _past_length(passed.get(_CACHE))
-        given = ((passed.get(n), axis) for n, axis in _COLUMNS.items())
-        length = next((t.shape[axis] for t, axis in given if isinstance(t, Tensor) and t.dim() >= -axis), None)
+    def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+        passed = kwargs
+        if args:
+            passed = {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
+        past = next((passed[n] for n in _CACHES if passed.get(n) is not None), None)
+        offset = 0 if past is None else _past_length(past)
+        length = None
+        for name, axis in _COLUMNS.items():
+            tensor = passed.get(name)
+            if isinstance(tensor, Tensor) and tensor.dim() >= -axis:
+                length = tensor.shape[axis]
+                break
         kept = passed.get(_KEPT)
-        self.frame = Frame(
-            offset=offset,
-            length=length,
-            kept=kept if isinstance(kept, int) and kept > 0 else None,
-            prompt=self._prompt_length(module, length) if offset == 0 and length is not None else None,
+        return Frame(
+            offset,
+            length,
+            kept if isinstance(kept, int) and kept > 0 else None,
+            self._prompt_length(module, length) if offset == 0 and length is not None else None,
         )
 
-    def _prompt_length(self, module: nn.Module, length: int | None) -> int | None:
+    def _prompt_length(self, module: nn.Module, length: int) -> int:
         """The length of the prompt, which a later step of ``generate`` without a cache runs again and more."""
-        generation = _calls("generate", module)
-        if generation is None or generation is not self._generation:
-            self._generation, self._prompt = generation, length
-        return self._prompt
+        generation = _calls("generate", (module,))
+        if generation is None:
+            return length
+        known = self._generations.get(module)
+        if known is None or known[0] is not generation:
+            known = self._generations[module] = (generation, length)
+        return known[1]
 
 
-def _calls(method: str, owner: object) -> FrameType | None:
-    """The innermost running call of ``owner``'s ``method``, if there is one."""
+_NOWHERE = Frame()
+
+
+def _calls(method: str, owners: list[nn.Module] | tuple[nn.Module, ...]) -> FrameType | None:
+    """The innermost running call of the ``method`` of one of ``owners``, if there is one."""
     # Under torch.compile there is no call stack to see.
     frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == method and frame.f_locals.get("self") is owner:
-            return frame
+        if frame.f_code.co_name == method:
+            owner = frame.f_locals.get("self")
+            if any(owner is each for each in owners):
+                return frame
         frame = frame.f_back
     return None
 
 
 def _past_length(past: Any) -> int:
-    if past is None:
-        return 0
     if hasattr(past, "get_seq_length"):
         return int(past.get_seq_length())
     return int(past[0][0].shape[-2])

@@ -14,12 +14,16 @@ Lenses compose with ``>>``, the outer one first: ``Chunk(0, of=3) >> Heads(12)``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .errors import ShapeMismatchError
+
+if TYPE_CHECKING:
+    from .selection import Frame
 
 
 class Lens(ABC):
@@ -32,6 +36,10 @@ class Lens(ABC):
     @abstractmethod
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         """A new tensor like ``whole`` with ``part`` in its place."""
+
+    def within(self, frame: Frame) -> Lens:
+        """The lens for a forward that stands at ``frame``; most lenses don't ask where."""
+        return self
 
     def __rshift__(self, inner: Lens) -> Lens:
         return Composed(self, inner)
@@ -49,6 +57,10 @@ class Composed(Lens):
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         return self.outer.put(whole, self.inner.put(self.outer.get(whole), part))
+
+    def within(self, frame: Frame) -> Lens:
+        outer, inner = self.outer.within(frame), self.inner.within(frame)
+        return self if outer is self.outer and inner is self.inner else Composed(outer, inner)
 
 
 @dataclass(frozen=True)
@@ -231,3 +243,27 @@ class FlatBatch(Lens):
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         return part.reshape(whole.shape)
+
+
+@dataclass(frozen=True)
+class Unflatten(Lens):
+    """(tokens, ...) seen as (batch, position, ...), for modules that are handed the tokens of all rows as one list.
+
+    ``length`` is how many positions a row has, which each forward says anew.
+    """
+
+    length: int | None = None
+
+    def within(self, frame: Frame) -> Lens:
+        return replace(self, length=frame.length)
+
+    def get(self, whole: Tensor) -> Tensor:
+        if self.length is None or whole.shape[0] % self.length:
+            raise ShapeMismatchError(
+                f"{whole.shape[0]} tokens are no rows of {self.length or 'an unknown number of'} positions: the model "
+                f"was called with neither input_ids nor inputs_embeds of that length"
+            )
+        return whole.reshape(-1, self.length, *whole.shape[1:])
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.flatten(0, 1)

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol, cast
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from .errors import PortError
 from .lenses import Lens
@@ -76,7 +74,7 @@ class Input(Port):
         ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
             key = self._locate(module, args, kwargs)
             value = args[key] if isinstance(key, int) else kwargs[key]
-            new = callback(_tensor(value, self))
+            new = callback(as_tensor(value, self))
             if new is None:
                 return None
             if isinstance(key, int):
@@ -113,8 +111,8 @@ class Output(Port):
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if isinstance(output, Tensor):
                 return callback(output)
-            new = callback(_tensor(_entry(output, self), self))
-            return None if new is None else _with_entry(output, self.index, new)
+            new = callback(as_tensor(entry(output, self.index, self), self))
+            return None if new is None else with_entry(output, self.index, new)
 
         module = way(model, self.path)[-1]
         handle = module.register_forward_hook(hook)
@@ -123,122 +121,6 @@ class Output(Port):
 
     def __str__(self) -> str:
         return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "")
-
-
-@dataclass(frozen=True)
-class Function(Port):
-    """A torch function that a module calls inside its forward, where no module boundary shows.
-
-    ``functions`` are the callables that count as the one function (``torch.softmax`` and its spellings);
-    ``argument`` is the positional argument that is meant, or None for the result. ``eager`` says that only eager
-    attention makes the call.
-    """
-
-    functions: tuple[Callable[..., Any], ...] = ()
-    argument: int | None = None
-    label: str = "function"
-    eager: bool = False
-
-    def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        return _Watching(way(model, self.path)[-1], self, callback)
-
-    def __str__(self) -> str:
-        return f"{self.label} in {self.path or 'model'}"
-
-
-SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
-
-
-def Attention(what: str, path: str = "") -> Function:
-    """The attention ``"scores"`` (what enters the softmax) or ``"pattern"`` (what leaves it) of a module.
-
-    Only eager attention computes them; fused kernels never hold a pattern.
-    """
-    arguments = {"scores": 0, "pattern": None}
-    if what not in arguments:
-        raise ValueError(f"Attention knows {sorted(arguments)}, not {what!r}")
-    return Function(path, SOFTMAX, arguments[what], f"attention {what}", eager=True)
-
-
-class _FunctionWatch(TorchFunctionMode):
-    """Shows a module's function calls to callbacks: in the order in which they were attached, arguments before results.
-
-    One mode serves every port of a module. Of two nested modes the inner one would see arguments first and results
-    last, so that sessions opened one inside the other would see each other's writes at one end only.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watched: list[tuple[Function, Callback]] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        here = [(port, callback) for port, callback in self.watched if func in port.functions]
-        for port, callback in here:
-            if port.argument is not None:
-                args = self._with_argument(port, port.argument, callback, args)
-        result = func(*args, **(kwargs or {}))
-        for port, callback in here:
-            if port.argument is None:
-                new = callback(_tensor(result, port))
-                result = result if new is None else new
-        return result
-
-    def _with_argument(
-        self, port: Function, position: int, callback: Callback, args: tuple[Any, ...]
-    ) -> tuple[Any, ...]:
-        if position >= len(args):
-            raise PortError(f"{port}: called without a positional argument {position}")
-        new = callback(_tensor(args[position], port))
-        return args if new is None else (*args[:position], new, *args[position + 1 :])
-
-
-class _WatchedForward:
-    """Shadows a module's ``forward`` so that the watch is active exactly while it runs.
-
-    A pair of hooks would leave the mode on torch's stack when an exception passes between them; ``with`` cannot.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.watch = _FunctionWatch()
-        self._own = module.__dict__.get("forward")
-        self._forward = module.forward
-        module.__dict__["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.watch:
-            return self._forward(*args, **kwargs)
-
-    def restore(self, module: nn.Module) -> None:
-        """Take the shadow away, unless somebody has put another one over it."""
-        if module.__dict__.get("forward") is not self:
-            return
-        if self._own is None:
-            del module.__dict__["forward"]
-        else:
-            module.__dict__["forward"] = self._own
-
-
-class _Watching:
-    """The handle of a `Function` port."""
-
-    def __init__(self, module: nn.Module, port: Function, callback: Callback) -> None:
-        forward = module.__dict__.get("forward")
-        self._module = module
-        self._forward = forward if isinstance(forward, _WatchedForward) else _WatchedForward(module)
-        self._entry = (port, callback)
-        self._forward.watch.watched.append(self._entry)
-
-    def remove(self) -> None:
-        watched = self._forward.watch.watched
-        watched.remove(self._entry)
-        if not watched:
-            self._forward.restore(self._module)
 
 
 @cache
@@ -252,18 +134,20 @@ def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in kinds)
 
 
-def _tensor(value: Any, port: Port) -> Tensor:
+def as_tensor(value: Any, port: Port) -> Tensor:
+    """``value``, which must be a tensor."""
     if isinstance(value, Tensor):
         return value
     raise PortError(f"{port}: expected a tensor there, found {type(value).__name__}")
 
 
-def _entry(output: Any, port: Output) -> Any:
+def entry(output: Any, index: int | str, port: Port) -> Any:
+    """The entry ``index`` of a tuple or mapping that flows by at ``port``."""
     try:
-        return output[_key(output, port.index)]
+        return output[_key(output, index)]
     except (TypeError, KeyError, IndexError) as error:
         held = list(output) if isinstance(output, Mapping) else type(output).__name__
-        raise PortError(f"{port}: the module returned {held}, without that entry") from error
+        raise PortError(f"{port}: found {held}, without the entry {index!r}") from error
 
 
 def _key(output: Any, index: int | str) -> Any:
@@ -271,7 +155,8 @@ def _key(output: Any, index: int | str) -> Any:
     return list(output)[index] if isinstance(output, Mapping) and isinstance(index, int) else index
 
 
-def _with_entry(output: Any, index: int | str, new: Tensor) -> Any:
+def with_entry(output: Any, index: int | str, new: Tensor) -> Any:
+    """A copy of a tuple or mapping with ``new`` at ``index``."""
     if isinstance(output, tuple) and isinstance(index, int):
         items = [new if i == index % len(output) else item for i, item in enumerate(output)]
         # A namedtuple takes its items one by one; torch's own named results, as of `max`, take them as one.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import guards
+from .calls import Function
 from .checkpointing import Awaited, checkpointing, recomputing
 from .clock import Clock
 from .errors import (
@@ -18,7 +19,7 @@ from .errors import (
     NeverFiredError,
     SessionError,
 )
-from .ports import Function, Handle, Port
+from .ports import Handle, Port
 from .sites import Site, Values
 from .taps import Read, Tap, Write
 
@@ -49,6 +50,7 @@ class Session:
         attention: str | None = None,
         stop: bool = False,
         spelled: Mapping[str, Site] | None = None,
+        towers: Mapping[str | None, str] | None = None,
     ) -> None:
         if keep not in ("last", "all"):
             raise SessionError(f"keep is 'last' or 'all', not {keep!r}")
@@ -64,6 +66,8 @@ class Session:
             for s in dict.fromkeys(reads)
         ]
         self._writes = [Write(site, value) for site, value in writes]
+        asked = {tap.site.tower for tap in [*self._writes, *self._reads]}
+        self._towers = {tower: path for tower, path in (towers or {}).items() if tower in asked}
         self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
 
     @property
@@ -91,7 +95,7 @@ class Session:
                 guards.refuse_compiled(self._model, port.path)
                 if isinstance(port, Function) and port.eager:
                     guards.require_eager(self._model, port.path, str(port))
-            self._handles += self._clock.attach(self._model)
+            self._handles += self._clock.attach(self._model, self._towers)
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
         except BaseException:
@@ -157,14 +161,14 @@ class _Dispatch:
         written: Site | None = None
         for tap in self._taps:
             chosen = tap.site.selection.call
-            if chosen is None and call > 0 and clock.running and not again:
+            if chosen is None and call > 0 and not again:
                 raise AmbiguousCallError(
                     f"{tap.site.address}: {tap.site.port.path or 'the model'} ran {call + 1} times in one "
                     f"forward; say which with .at(call=0), .at(call=1), ..."
                 )
             if chosen is not None and (chosen != call or again):
                 continue
-            new = tap.see(whole if changed is None else changed, clock.frame, again)
+            new = tap.see(whole if changed is None else changed, clock.frame(tap.site.tower), again)
             if new is not None:
                 changed, written = new, tap.site
                 if chosen is not None and clock.grad and checkpointing():
@@ -179,6 +183,7 @@ class _Dispatch:
         return changed
 
     def _count(self, clock: Clock) -> int:
+        # What runs after a forward, with none under way, was called on its own.
         self._call = self._call + 1 if self._forward == clock.forwards and clock.running else 0
         self._forward = clock.forwards
         return self._call

@@ -30,7 +30,8 @@ class Tap:
 
         ``again`` says that a backward pass computes this forward a second time.
         """
-        seen = self.site.lens.get(whole)
+        lens = self.site.lens.within(frame)
+        seen = lens.get(whole)
         picked = self._pick(seen, frame)
         if picked is None:
             return None
@@ -39,7 +40,7 @@ class Tap:
             self.fired += 1
         if new is None:
             return None
-        return self.site.lens.put(whole, picked.lens.put(seen, new))
+        return lens.put(whole, picked.lens.put(seen, new))
 
     def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
         """Use the site's part; its replacement, or None."""

@@ -54,7 +54,7 @@ class Runs:
                 origins.extend(range(self.rows))
         adapter = self.adapted.adapter
         branching = (
-            Branching(list(adapter.block_list), len(origins), joining)
+            Branching(list(adapter.blocks_of(None)), len(origins), joining)
             if joining and adapter is not None
             else nullcontext()
         )

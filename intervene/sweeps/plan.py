@@ -149,9 +149,9 @@ def make(
 
 def _start(adapted: Adapted, site: Site) -> int | None:
     """The first block that computes something else once ``site`` is written."""
-    if site.layer is None or adapted.adapter is None:
+    if site.layer is None or site.tower is not None or adapted.adapter is None:
         return None
-    block = adapted.adapter.block_list[site.layer]
+    block = adapted.adapter.blocks_of(None)[site.layer]
     leaving = site.port == Output(site.port.path) and adapted.model.get_submodule(site.port.path) is block
     return site.layer + 1 if leaving else site.layer
 

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from transformers.modeling_outputs import BaseModelOutput
 
 import intervene
+from intervene.calls import SOFTMAX, Attention, Function
 from intervene.errors import AmbiguousCallError, PortError
-from intervene.ports import SOFTMAX, Attention, Function, Input, Output, Port
+from intervene.ports import Input, Output, Port
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -161,10 +162,10 @@ def test_the_modules_own_return_value_is_not_changed() -> None:
 @pytest.mark.parametrize(
     ("shape", "index", "message"),
     [
-        ("tuple", 2, "returned tuple, without that entry"),
-        ("tuple", "a", "returned tuple, without that entry"),
-        ("dict", "b", r"returned \['z', 'a'\], without that entry"),
-        ("dict", 2, r"returned \['z', 'a'\], without that entry"),
+        ("tuple", 2, "found tuple, without the entry"),
+        ("tuple", "a", "found tuple, without the entry"),
+        ("dict", "b", r"found \['z', 'a'\], without the entry"),
+        ("dict", 2, r"found \['z', 'a'\], without the entry"),
     ],
 )
 def test_an_entry_that_is_missing(shape: str, index: Any, message: str) -> None:
@@ -179,7 +180,7 @@ def test_an_output_that_holds_no_tensor() -> None:
 
 
 def test_keys_that_do_not_sort_are_named_all_the_same() -> None:
-    with pytest.raises(PortError, match="without that entry"):
+    with pytest.raises(PortError, match="without the entry"):
         run(Returns(lambda a, b: {1: a, "b": b}), Output(index="c"), A, B)
 
 

@@ -57,7 +57,7 @@ class StackedAdapter(intervene.Adapter):
             "mlp_activation": Output("up") >> Chunk(1, of=2),
         }
 
-    def axes(self, component: str) -> tuple[str, ...]:
+    def axes(self, component: str, tower: str | None = None) -> tuple[str, ...]:
         return ("batch", "position", "feature")
 
 

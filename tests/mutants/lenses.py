@@ -219,8 +219,8 @@ def _counting_wrongly(site: Site) -> Site:
 class WrongAxes(GPT2):
     """Says (batch, position, head, feature) of what is (batch, head, position, feature)."""
 
-    def axes(self, component: str) -> tuple[str, ...]:
-        found = super().axes(component)
+    def axes(self, component: str, tower: str | None = None) -> tuple[str, ...]:
+        found = super().axes(component, tower)
         if component != "head_query_output":
             return found
         return (found[0], found[2], found[1], found[3])

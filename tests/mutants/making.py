@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from intervene.adapter import Adapter, Table, _view
+from intervene.adapter import Adapter, Table, Tower, _view
 from intervene.adapters.gpt2 import GPT2
 from intervene.lenses import Lens
 from intervene.ports import Callback, Handle, Output, Port, View
@@ -73,11 +73,11 @@ def sited(change: Callable[[Site], Site | None], base: type[Adapter] = GPT2) -> 
 def layers_from(layer: Callable[[int, int], int], *names: str) -> type[Adapter]:
     """Components of GPT-2 whose layer l is found in layer ``layer(l, how many)``."""
 
-    def _site(self: Adapter, name: str, index: int | None, view: View) -> Site:
-        site = GPT2._site(self, name, index, view)
+    def _site(self: Adapter, name: str, index: int | None, view: View, tower: Tower) -> Site:
+        site = GPT2._site(self, name, index, view, tower)
         if index is None or name not in names:
             return site
-        there = GPT2._site(self, name, layer(index, self.layers), view)
+        there = GPT2._site(self, name, layer(index, self.layers), view, tower)
         return replace(site, port=there.port)
 
     return _derived(GPT2, _site=_site)

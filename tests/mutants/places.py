@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from intervene.adapter import Tower
 from intervene.adapters.gpt2 import GPT2
-from intervene.ports import Attention, Function, Input, Output
+from intervene.calls import Attention, Function
+from intervene.ports import Input, Output
 from intervene.sites import Site
 
 from .families import LLaMA
@@ -21,8 +23,8 @@ from .mutant import Mutant
 class LastLayerNormed(GPT2):
     """The last layer's output is taken where transformers takes its last hidden state."""
 
-    def _site(self, name: str, layer: int | None, view: Any) -> Site:
-        site = super()._site(name, layer, view)
+    def _site(self, name: str, layer: int | None, view: Any, tower: Tower) -> Site:
+        site = super()._site(name, layer, view, tower)
         if name == "block_output" and layer == self.layers - 1:
             return replace(site, port=Output(self.locate("transformer.ln_f")))
         return site

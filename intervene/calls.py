@@ -1,0 +1,283 @@
+"""Ports on what a module's forward calls, where no module boundary shows: torch's functions, and Python's.
+
+While such a port is attached, the module's ``forward`` is shadowed on the instance, so that calls are seen exactly
+while it runs, in its own thread, and in no other module.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from .errors import PortError
+from .paths import way
+from .ports import Callback, Handle, Port, as_tensor, entry, with_entry
+
+
+@dataclass(frozen=True)
+class Function(Port):
+    """A torch function that a module calls inside its forward.
+
+    ``functions`` are the callables that count as the one function (``torch.softmax`` and its spellings);
+    ``argument`` is the positional argument that is meant, or None for the result. ``eager`` says that only eager
+    attention makes the call.
+    """
+
+    functions: tuple[Callable[..., Any], ...] = ()
+    argument: int | None = None
+    label: str = "function"
+    eager: bool = False
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        return _Attached(_shadow(way(model, self.path)[-1]), self, callback)
+
+    def __str__(self) -> str:
+        return f"{self.label} in {self.path or 'model'}"
+
+
+SOFTMAX = (torch.nn.functional.softmax, torch.softmax, torch.Tensor.softmax)
+
+
+def Attention(what: str, path: str = "") -> Function:
+    """The attention ``"scores"`` (what enters the softmax) or ``"pattern"`` (what leaves it) of a module.
+
+    Only eager attention computes them; fused kernels never hold a pattern.
+    """
+    arguments = {"scores": 0, "pattern": None}
+    if what not in arguments:
+        raise ValueError(f"Attention knows {sorted(arguments)}, not {what!r}")
+    return Function(path, SOFTMAX, arguments[what], f"attention {what}", eager=True)
+
+
+@dataclass(frozen=True)
+class Call(Port):
+    """A Python function that a module's forward calls by a name in its file, ``apply_rotary_pos_emb`` say.
+
+    ``names`` are alternatives of which each forward calls one: a scan of whole sequences, say, and its one-step form
+    under a cache. ``argument`` is the parameter that is meant, by its name; without it the result is, and ``index`` its
+    entry where that is a tuple.
+    """
+
+    names: tuple[str, ...] = ()
+    argument: str | None = None
+    index: int | None = None
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        module = way(model, self.path)[-1]
+        namespaces = [(_namespace(module, name, self), name) for name in self.names]
+        return _Attached(_shadow(module), self, callback, [_stand_in(*each) for each in namespaces])
+
+    def __str__(self) -> str:
+        what = f"argument {self.argument!r}" if self.argument else "result" + _entry_text(self.index)
+        return f"{what} of {' or '.join(self.names)} in {self.path or 'model'}"
+
+
+def _entry_text(index: int | None) -> str:
+    return "" if index is None else f" {index}"
+
+
+class _FunctionWatch(TorchFunctionMode):
+    """Shows a module's calls of torch functions to callbacks, in the order in which they were attached.
+
+    One mode serves every port of a module. Of two nested modes the inner one would see arguments first and results
+    last, so that sessions opened one inside the other would see each other's writes at one end only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: list[tuple[Function, Callback]] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        here = [(port, callback) for port, callback in self.watched if func in port.functions]
+        for port, callback in here:
+            if port.argument is not None:
+                if port.argument >= len(args):
+                    raise PortError(f"{port}: called without a positional argument {port.argument}")
+                args = _with_position(args, port.argument, callback, port)
+        result = func(*args, **(kwargs or {}))
+        for port, callback in here:
+            if port.argument is None:
+                result = _with_result(result, None, callback, port)
+        return result
+
+
+class _Shadow:
+    """Stands before a module's ``forward`` and says, while it runs, which of its calls are watched.
+
+    A pair of hooks would leave torch's mode on its stack when an exception passes between them; ``with`` cannot.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.torch_calls = _FunctionWatch()
+        self.calls: list[tuple[Call, Callback]] = []
+        self._own = module.__dict__.get("forward")
+        self._forward = module.forward
+        module.__dict__["forward"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            if self.torch_calls.watched:
+                stack.enter_context(self.torch_calls)
+            if self.calls:
+                _running.append(self)
+                stack.callback(_running.pop)
+            return self._forward(*args, **kwargs)
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call ``function``, with its arguments and its result shown to those who watch it."""
+        here = [(port, callback) for port, callback in self.calls if name in port.names]
+        for port, callback in here:
+            if port.argument is None:
+                continue
+            if port.argument in kwargs:
+                new = callback(as_tensor(kwargs[port.argument], port))
+                kwargs = kwargs if new is None else {**kwargs, port.argument: new}
+            else:
+                args = _with_position(args, _position(function, port, len(args)), callback, port)
+        result = function(*args, **kwargs)
+        for port, callback in here:
+            if port.argument is None:
+                result = _with_result(result, port.index, callback, port)
+        return result
+
+    def remove(self, port: Function | Call, callback: Callback) -> None:
+        """Stop showing calls to ``callback``; with the last one gone the module has its own forward again."""
+        watched: list[Any] = self.calls if isinstance(port, Call) else self.torch_calls.watched
+        watched.remove((port, callback))
+        # Somebody may have put another shadow over this one.
+        if self.calls or self.torch_calls.watched or self.module.__dict__.get("forward") is not self:
+            return
+        if self._own is None:
+            del self.module.__dict__["forward"]
+        else:
+            self.module.__dict__["forward"] = self._own
+
+
+def _shadow(module: nn.Module) -> _Shadow:
+    found = module.__dict__.get("forward")
+    return found if isinstance(found, _Shadow) else _Shadow(module)
+
+
+class _Attached:
+    """The handle of a `Function` or `Call`."""
+
+    def __init__(
+        self, shadow: _Shadow, port: Function | Call, callback: Callback, stand_ins: Sequence[_StandIn] = ()
+    ) -> None:
+        self._shadow, self._port, self._callback = shadow, port, callback
+        self._stand_ins = stand_ins
+        watched: list[Any] = shadow.calls if isinstance(port, Call) else shadow.torch_calls.watched
+        watched.append((port, callback))
+
+    def remove(self) -> None:
+        self._shadow.remove(self._port, self._callback)
+        for stand_in in self._stand_ins:
+            stand_in.release()
+
+
+class _Running(threading.local):
+    """The shadowed forwards that run in this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.shadows: list[_Shadow] = []
+
+    def append(self, shadow: _Shadow) -> None:
+        self.shadows.append(shadow)
+
+    def pop(self) -> None:
+        self.shadows.pop()
+
+
+_running = _Running()
+_lock = threading.Lock()
+
+
+class _StandIn:
+    """Takes a function's place in the file of a modelling code, as long as some module's calls of it are watched.
+
+    It passes a call on unless a watched forward made it: other models of the same code, and other threads, see none of
+    this.
+    """
+
+    def __init__(self, namespace: dict[str, Any], name: str) -> None:
+        self._namespace, self._name = namespace, name
+        self._users = 0
+        self.function: Callable[..., Any] = namespace[name]
+        functools.update_wrapper(self, self.function)
+        namespace[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        shadows = _running.shadows
+        if not shadows:
+            return self.function(*args, **kwargs)
+        return shadows[-1].call(self._name, self.function, args, kwargs)
+
+    def retain(self) -> None:
+        self._users += 1
+
+    def release(self) -> None:
+        """Put the function back with the last user gone, unless somebody has replaced this stand-in."""
+        with _lock:
+            self._users -= 1
+            if not self._users and self._namespace.get(self._name) is self:
+                self._namespace[self._name] = self.function
+
+
+def _stand_in(namespace: dict[str, Any], name: str) -> _StandIn:
+    with _lock:
+        found = namespace[name]
+        stand_in = found if isinstance(found, _StandIn) else _StandIn(namespace, name)
+        stand_in.retain()
+        return stand_in
+
+
+def _namespace(module: nn.Module, name: str, port: Call) -> dict[str, Any]:
+    """The globals of the file that the module's class, or one that it derives from, finds ``name`` in."""
+    for each in type(module).__mro__:
+        found = vars(sys.modules[each.__module__])
+        if callable(found.get(name)):
+            return found
+    raise PortError(f"{port}: {type(module).__module__} has no function {name!r}")
+
+
+def _position(function: Callable[..., Any], port: Call, passed: int) -> int:
+    names = _parameters(function)
+    if port.argument in names and names.index(port.argument) < passed:
+        return names.index(port.argument)
+    raise PortError(f"{port}: the call passed no such argument; the function takes {', '.join(names)}")
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
+def _with_position(args: tuple[Any, ...], position: int, callback: Callback, port: Port) -> tuple[Any, ...]:
+    new = callback(as_tensor(args[position], port))
+    return args if new is None else (*args[:position], new, *args[position + 1 :])
+
+
+def _with_result(result: Any, index: int | None, callback: Callback, port: Port) -> Any:
+    if index is None:
+        new = callback(as_tensor(result, port))
+        return result if new is None else new
+    new = callback(as_tensor(entry(result, index, port), port))
+    return result if new is None else with_entry(result, index, new)
