@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention
+from intervene.calls import Attention, Call
 from intervene.lenses import Heads
 from intervene.ports import Input, Output
 
@@ -44,6 +44,8 @@ class Llama(Adapter):
             "head_query_output": Output("self_attn.q_proj") >> heads,
             "head_key_output": Output("self_attn.k_proj") >> shared,
             "head_value_output": Output("self_attn.v_proj") >> shared,
+            "query_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=0),
+            "key_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=1),
             "attention_scores": Attention("scores", "self_attn"),
             "attention_pattern": Attention("pattern", "self_attn"),
             "head_attention_value_output": Input("self_attn.o_proj") >> heads,

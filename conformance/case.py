@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapted import Adapted
-from ..sites import Site, Values
+from ..sites import Site, Sites, Values
 from .setting import Setting, make_inputs
 from .subject import Subject
 
@@ -63,6 +63,15 @@ class Case:
         with self.adapted.session(reads=reads, writes=writes) as session:
             outputs = self.forward()
         return outputs, session.values
+
+    def site(self, component: str, layer: int | None = None) -> Site:
+        """A component's site in the tower that the checks are about."""
+        return self.adapted.site(component, layer, self.subject.tower_name or None)
+
+    @property
+    def sites(self) -> Sites:
+        """The sites of that tower."""
+        return Sites(s for s in self.adapted.sites if (s.tower or "") == self.subject.tower_name)
 
     def read(self, site: Site) -> Tensor:
         """What flows by at a site in the plain run."""

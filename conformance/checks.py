@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,8 +42,13 @@ class Check:
 
     @property
     def id(self) -> str:
-        """``law:subject``; a relation's own name already begins with its kind."""
-        return f"{self.law.id}:{self.name}"
+        """``law:subject``, the subject with its tower's name before it where there are several."""
+        return f"{self.law.id}:{self.subject.prefix}{self.name}"
+
+    @property
+    def row(self) -> str:
+        """The component as the matrix's rows name it, "" for the whole family."""
+        return f"{self.subject.prefix}{self.component}" if self.component else ""
 
 
 def generate_checks(
@@ -61,13 +66,15 @@ def generate_checks(
     subject = target if isinstance(target, Subject) else Subject(target, inputs)
     known = all_laws()
     _all_known("law", laws_ or (), known)
-    _all_known("component", components or (), subject.claimed)
+    _all_known("component", components or (), {*subject.all_claimed, *(c for t in subject.by_tower for c in t.claimed)})
     for one in known.values():
         if laws_ and one.id not in laws_:
             continue
-        for name, component in one.subjects(subject):
-            if not components or component in components:
-                yield Check(one, name, component, subject)
+        for tower in subject.by_tower:
+            for name, component in one.subjects(tower):
+                check = Check(one, name, component, tower)
+                if not components or {component, check.row} & set(components):
+                    yield check
 
 
 def run_check(
@@ -85,7 +92,8 @@ def run_check(
 
     def outcome(status: Status, **more: object) -> Outcome:
         seconds = time.perf_counter() - start
-        return Outcome(check.id, check.law.id, check.name, check.component, status, seconds=seconds, **more)  # type: ignore[arg-type]
+        name = check.subject.prefix + check.name
+        return Outcome(check.id, check.law.id, name, check.row, status, seconds=seconds, **more)  # type: ignore[arg-type]
 
     why = check.law.applies(check.subject, check.name)
     if why is not None:
@@ -176,7 +184,7 @@ def make_report(
         profile,
         seed,
         versions(subject.spec.library),
-        subject.claimed,
+        subject.all_claimed,
         {one.id: one.statement for one in all_laws().values()},
         seconds,
         total=sum(1 for _ in generate_checks(subject)),
@@ -202,9 +210,7 @@ def _message(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
-def _all_known(
-    what: str, asked: Sequence[str] | Mapping[str, str], known: Sequence[str] | Mapping[str, object]
-) -> None:
+def _all_known(what: str, asked: Iterable[str], known: Collection[str]) -> None:
     unknown = [name for name in asked if name not in known]
     if unknown:
         near = did_you_mean(unknown[0], known)

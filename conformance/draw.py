@@ -45,7 +45,7 @@ class Draw:
         name = component or self.component
         layers = self.subject.layers(name)
         layer = layers[0] if layers == (None,) else self("layer", st.sampled_from(layers))
-        return case.adapted.site(name, layer)
+        return case.site(name, layer)
 
     def shape(self, case: Case, component: str | None = None) -> tuple[int, ...]:
         """The shape that the spec claims for the component in this case."""

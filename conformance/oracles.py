@@ -41,7 +41,7 @@ class Reading:
         self.layers = case.subject.tower.count(case.subject.config_of(case.setting.model))
         names = [c for c in relation.components if c in case.subject.claimed]
         sites = [
-            case.adapted.site(name, layer)
+            case.site(name, layer)
             for name in names
             for layer in (range(self.layers) if components()[name].layered else [None])
         ]
@@ -59,7 +59,7 @@ class Reading:
         return self._site(component, self.layers - 1 if layer is None else layer)
 
     def _site(self, component: str, layer: int | None) -> Tensor:
-        value: Tensor = self._values[self.case.adapted.site(component, layer)]
+        value: Tensor = self._values[self.case.site(component, layer)]
         return value
 
     def recorded(self, name: str) -> Any:
@@ -165,6 +165,19 @@ def _heads_reshape(relation: kinds.HeadsReshape, reading: Reading) -> Iterator[S
         heads = reading(relation.heads, layer)
         side_by_side = torch.cat(heads.unbind(1), dim=-1)
         yield Side(f"l = {layer}", side_by_side, reading(relation.whole, layer))
+
+
+@_sides.register
+def _rotation(relation: kinds.Rotation, reading: Reading) -> Iterator[Side]:
+    angles = submodule(reading.case.model, relation.module)
+    for layer in range(reading.layers):
+        source = reading(relation.source, layer)
+        columns = torch.arange(source.shape[-2]).expand(source.shape[0], -1)
+        cosine, sine = (t.unsqueeze(1) for t in angles(source, reading.case.inputs.get("position_ids", columns)))
+        turned, kept = source[..., : cosine.shape[-1]], source[..., cosine.shape[-1] :]
+        first, second = turned.chunk(2, dim=-1)
+        turned = turned * cosine + torch.cat([-second, first], dim=-1) * sine
+        yield Side(f"l = {layer}", reading(relation.result, layer), torch.cat([turned, kept], dim=-1))
 
 
 @_sides.register

@@ -10,7 +10,6 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ..specs import SpecError
 from .subject import Subject
 
 ROWS, COLUMNS = 3, 6
@@ -71,7 +70,7 @@ def settings(
     """Settings for one of ``variants``, of at least ``rows`` x ``columns``."""
     model, attention = draw(st.sampled_from(list(variants)))
     count = draw(st.integers(rows, ROWS))
-    length = draw(st.integers(columns, COLUMNS))
+    length = subject.columns(model) or draw(st.integers(columns, COLUMNS))
     takes = subject.tower.inputs
     possible = ["none"]
     if padding and "attention_mask" in takes and length > 1:
@@ -102,15 +101,9 @@ def make_inputs(subject: Subject, model: nn.Module, setting: Setting) -> dict[st
     if subject.make_inputs is not None:
         return dict(subject.make_inputs(model, setting.rows, setting.columns, generator))
     takes = subject.tower.inputs
-    if "input_ids" not in takes:
-        raise SpecError(
-            f"the suite makes input_ids, and {subject.spec.family} takes {', '.join(takes)}",
-            remedy="hand check_adapter a function inputs(model, rows, columns, generator) -> dict",
-        )
-    size = int(subject.tower.config_of(subject.config_of(setting.model)).vocab_size)
-    # The first few ids are special tokens in most vocabularies; padding among them would change a pooled head.
-    ids = torch.randint(min(3, size - 1), size, (setting.rows, setting.columns), generator=generator)
-    inputs: dict[str, Any] = {"input_ids": ids}
+    inputs: dict[str, Any] = subject.adapter.example_inputs(model, setting.rows, setting.columns, generator)
+    dtype = getattr(torch, setting.dtype)
+    inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
     if setting.padding != "none":
         mask = _mask(setting)
         inputs["attention_mask"] = mask

@@ -15,6 +15,7 @@ from ..adapter import Adapter
 from ..errors import InterveneError
 from ..registry import family, find
 from ..specs import ComponentSpec, Spec
+from ..specs.expressions import evaluate
 from ..specs.schema import TowerSpec
 
 InputMaker = Callable[[nn.Module, int, int, torch.Generator], Mapping[str, Any]]
@@ -26,32 +27,57 @@ class Subject:
 
     Args:
         target: an adapter class, a family's name, or a (small) model, of which the checks use copies alone.
-        inputs: makes a model's inputs from (model, rows, columns, generator); by default the spec's ``inputs`` say.
+        inputs: makes a model's inputs from (model, rows, columns, generator); the adapter's example inputs by default.
+        tower: the tower that the checks are about, where the family has several.
 
     Raises:
         InterveneError: no adapter for the target, or no model can be made.
     """
 
-    def __init__(self, target: Target, inputs: InputMaker | None = None) -> None:
+    def __init__(self, target: Target, inputs: InputMaker | None = None, tower: str = "") -> None:
         self._given = target if isinstance(target, nn.Module) else None
         self.adapter = _adapter(target)
         self.spec: Spec = self.adapter.load_spec()
         self.make_inputs = inputs
+        only = next(iter(self.spec.towers)) if len(self.spec.towers) == 1 else ""
+        self.tower_name = tower or only
         self._untouched: dict[str, nn.Module] = {}
         self._models: dict[tuple[str, str, str | None], nn.Module] = {}
 
+    @cached_property
+    def by_tower(self) -> tuple[Subject, ...]:
+        """A subject for each of the family's towers, all with the same models; the subject itself where it has one."""
+        if len(self.spec.towers) == 1:
+            return (self,)
+        found = []
+        for name in self.spec.towers:
+            one = copy.copy(self)
+            one.__dict__.pop("models", None)
+            one.__dict__.pop("config", None)
+            one.tower_name = name
+            if one.models:
+                found.append(one)
+        return tuple(found)
+
     @property
     def tower(self) -> TowerSpec:
-        """The spec's tower."""
-        return self.spec.tower
+        """The spec's tower that the checks are about."""
+        return self.spec.towers[self.tower_name]
+
+    @property
+    def prefix(self) -> str:
+        """What the addresses of the tower's sites begin with."""
+        return f"{self.tower_name}." if self.tower_name else ""
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """The model classes that are checked, the adapter's default one first."""
+        """The model classes with the tower that are checked, the adapter's default one first."""
+        having = self.tower.models or self.spec.models
         if self._given is not None:
-            return (self._known_as(self._given),)
+            known = self._known_as(self._given)
+            return (known,) if not self.tower.models or known in having else ()
         first = self._known_as(self.adapter.tiny())
-        return (first, *(name for name in self.spec.models if name != first))
+        return tuple(sorted(having, key=lambda name: name != first))
 
     @cached_property
     def config(self) -> Any:
@@ -65,12 +91,17 @@ class Subject:
 
     @property
     def claimed(self) -> tuple[str, ...]:
-        """The components that the spec claims, in the order of computation."""
+        """The components that the spec claims for the tower, in the order of computation."""
         return tuple(self.tower.components)
+
+    @property
+    def all_claimed(self) -> tuple[str, ...]:
+        """The components of every tower, with its name before them where there are several."""
+        return tuple(one.prefix + name for one in self.by_tower for name in one.claimed)
 
     def config_of(self, model: str) -> Any:
         """The config of the model of that class."""
-        return getattr(self.prototype(model), "config", None)
+        return self.adapter.config_of(self.prototype(model))
 
     def prototype(self, model: str) -> nn.Module:
         """The float32 model of that class under its own attention implementation; it is never run."""
@@ -112,6 +143,11 @@ class Subject:
     def claim(self, component: str, model: str) -> ComponentSpec:
         """What the spec claims about ``component`` in a model of that class."""
         return self.tower.components[component].resolve(model, self.tower.config_of(self.config_of(model)))
+
+    def columns(self, model: str) -> int | None:
+        """How many positions every input has, where the config says; None where inputs differ."""
+        config = self.tower.config_of(self.config_of(model))
+        return evaluate(self.tower.positions, config) if self.tower.positions else None
 
     def shape(self, component: str, model: str, rows: int, columns: int) -> tuple[int, ...]:
         """The shape that the spec claims for inputs of ``rows`` x ``columns``."""

@@ -14,7 +14,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .components import components
 from .errors import AbsentComponentError, UnsupportedModelError
@@ -34,7 +35,7 @@ class Tower:
 
     Attributes:
         name: the first part of its sites' addresses; None where a model has a single one.
-        blocks: path of the list of blocks in the model.
+        blocks: path of the list of blocks in the model; "" for what belongs to the model as a whole.
         components: the components of one block, by paths relative to it.
         outside: the components that the tower has once, by paths in the model.
         root: path of the module whose forward takes the tower's sequence; the model itself by default.
@@ -91,6 +92,28 @@ class Adapter(ABC):
         return getattr(model, "config", None)
 
     @classmethod
+    def example_inputs(
+        cls, model: nn.Module, rows: int = 2, columns: int = 6, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Random inputs that a model of the family can be called with, for quick tries and for the laws.
+
+        Args:
+            rows: examples in the batch.
+            columns: positions, where the inputs decide how many.
+
+        Raises:
+            UnsupportedModelError: the family's models take no token ids, and it doesn't override this.
+        """
+        size = getattr(cls.config_of(model), "vocab_size", None)
+        if size is None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__}'s config has no vocab_size to draw input_ids from; override "
+                f"{cls.__name__}.example_inputs"
+            )
+        # The first few ids are special tokens in most vocabularies; padding among them would change a pooled head.
+        return {"input_ids": torch.randint(min(3, size - 1), size, (rows, columns), generator=generator)}
+
+    @classmethod
     def recognises(cls, model: nn.Module) -> bool:
         """Whether this family's table is about ``model``, by its class and the classes it derives from."""
         return cls.class_name(model) is not None
@@ -139,8 +162,10 @@ class Adapter(ABC):
         return sum(len(self.blocks_of(tower)) for tower in self.by_tower)
 
     def blocks_of(self, tower: str | None) -> nn.ModuleList:
-        """The model's own list of a tower's blocks."""
+        """The model's own list of a tower's blocks; an empty one for a tower without."""
         path = self.by_tower[tower].blocks
+        if not path:
+            return nn.ModuleList()
         found = self.model.get_submodule(self.locate(path))
         if not isinstance(found, (nn.ModuleList, nn.Sequential)):
             raise UnsupportedModelError(

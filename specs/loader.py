@@ -32,7 +32,7 @@ _SIZES = ("input", "config")
 _DTYPES = ("model", "float16", "bfloat16", "float32", "float64")
 
 # Keys of the file that no dataclass field of the same name carries, and the reverse.
-_TOWER_KEYS = tuple(each.name for each in fields(TowerSpec) if each.name != "name")
+_TOWER_KEYS = tuple(each.name for each in fields(TowerSpec) if each.name not in ("name", "models"))
 _FAMILY_KEYS = ("family", "title", "library", "paper", "models", "notes", "towers")
 _COMPONENT_KEYS = tuple(each.name for each in fields(ComponentSpec) if each.name not in ("name", "line"))
 
@@ -77,13 +77,15 @@ def full_vocabulary() -> Vocabulary:
             words[word] = name
         components[name] = info
 
-    capabilities, implied = {}, {}
+    capabilities, implied, without = {}, {}, {}
     for name, section in _named(top, "capabilities"):
-        section.only(("meaning", "components"))
+        section.only(("meaning", "components", "without"))
         capabilities[name] = section.text("meaning")
         implied[name] = section.known_texts("components", components, "component", ())
+        if "without" in section:
+            without[name] = section.text("without")
 
-    return Vocabulary(table(axes), table(capabilities), table(implied), table(components))
+    return Vocabulary(table(axes), table(capabilities), table(implied), table(without), table(components))
 
 
 def load(family: str | Path) -> Spec:
@@ -119,7 +121,7 @@ def _read(path: Path) -> Spec:
     towers = {}
     if "towers" in top:
         for name, section in _named(top, "towers"):
-            section.only(_TOWER_KEYS)
+            section.only((*_TOWER_KEYS, "models"))
             if not name.isidentifier():
                 raise section.error(f"a tower can't be called {name!r}", "letters, digits and _")
             towers[name] = _Tower(section, models).read(name)
@@ -171,9 +173,11 @@ class _Tower:
                 )
         return TowerSpec(
             name=name,
+            models=self.read_models(section, "models") if name and "models" in section else (),
             config=section.text("config", ""),
             blocks=section.paths("blocks", ()),
             layers=section.expression("layers", ""),
+            positions=section.expression("positions", ""),
             causal=section.condition("causal"),
             inputs=section.texts("inputs", ()),
             attention_implementations=section.texts("attention_implementations", ()),
@@ -242,17 +246,16 @@ class _Tower:
 
     @staticmethod
     def widths(section: Section, axes: tuple[str, ...], known: Mapping[str, AxisInfo]) -> Mapping[str, str]:
-        """Exactly the axes whose size the config decides, each with its expression."""
+        """The axes whose size the config decides, each with its expression; others but the batch may have one."""
         wanted = [axis for axis in axes if known[axis].size == "config"]
         inner = section.section("widths", {})
-        for axis in inner.entries:
-            if axis in axes and axis not in wanted:
-                raise inner.error(f"{axis!r} has a width in {inner.title}", "its size comes from the inputs", axis)
-        inner.only(wanted, "axis")
+        if "batch" in inner:
+            raise inner.error(f"'batch' has a width in {inner.title}", "its size comes from the inputs", "batch")
+        inner.only(axes, "axis")
         for axis in wanted:
             if axis not in inner:
                 raise inner.error(f"{inner.title} lacks the axis {axis!r}", "an expression over the config")
-        return table({axis: inner.expression(axis) for axis in wanted})
+        return table({axis: inner.expression(axis) for axis in axes if axis in inner})
 
     def capabilities(self, vocabulary: Vocabulary) -> dict[str, Capability]:
         section = self.section.section("capabilities", {})

@@ -27,6 +27,8 @@ def _tower(tower: TowerSpec, one_of_many: bool) -> list[str]:
         out += [f"## Tower `{tower.name}`" if tower.name else "## The model as a whole", ""]
     level = "###" if one_of_many else "##"
     facts = []
+    if tower.models:
+        facts.append(("models", _codes(tower.models)))
     if tower.config:
         facts.append(("config", f"`{tower.config}` of the model's config"))
     if tower.blocks:
@@ -50,9 +52,11 @@ def _tower(tower: TowerSpec, one_of_many: bool) -> list[str]:
     remarks = [line for each in tower.components.values() for line in _remarks(each)]
     if remarks:
         out += [*remarks, ""]
-    if tower.absent:
+    lacking = tower.lacking()
+    if lacking:
         out += [f"{level} Absent", ""]
-        out += [f"- `{name}`: {reason}" for name, reason in tower.absent.items()]
+        for reason in dict.fromkeys(lacking.values()):
+            out.append(f"- {_codes(name for name, why in lacking.items() if why == reason)}: {reason}")
         out += [""]
     if tower.relations:
         out += [f"{level} Relations", ""]

@@ -28,6 +28,7 @@ __all__ = [
     "Relation",
     "Requirement",
     "ResidualSum",
+    "Rotation",
     "Softmax",
 ]
 
@@ -237,6 +238,26 @@ class HeadsReshape(Relation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rotation(Relation):
+    """result == source, both (batch, heads, position, d), turned by each position's angles.
+
+    `module`, relative to the model, gives the cosines and sines of the positions. They turn the first of a head's
+    features, as many as there are of them, each with the one half of these further on (Su et al. 2021,
+    https://arxiv.org/abs/2104.09864).
+    """
+
+    kind: ClassVar[str] = "rotation"
+
+    result: str = _component("block")
+    source: str = _component("block")
+    module: tuple[str, ...] = field(metadata={"read": "paths"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {self.source} rotated by {' or '.join(self.module)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Softmax(Relation):
     """pattern == softmax(scores) over key positions."""
 
@@ -311,6 +332,7 @@ KINDS: dict[str, type[Relation]] = {
         Projection,
         Normalization,
         HeadsReshape,
+        Rotation,
         Softmax,
         Attentions,
         AttentionMix,

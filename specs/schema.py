@@ -96,12 +96,14 @@ class Vocabulary:
         axes: the axes.
         capabilities: what laws may ask a tower for, and what it means.
         implied: capability -> components of which none may be listed without claiming it.
+        without: capability -> what a user reads who asks a family without it for one of these.
         components: the components, in the order in which a forward computes them.
     """
 
     axes: Mapping[str, AxisInfo]
     capabilities: Mapping[str, str]
     implied: Mapping[str, tuple[str, ...]]
+    without: Mapping[str, str]
     components: Mapping[str, ComponentInfo]
 
 
@@ -133,7 +135,8 @@ class ComponentSpec:
     Attributes:
         name: canonical name.
         axes: its axes in order.
-        widths: axis -> expression over the config, for each axis whose size the config decides.
+        widths: axis -> expression over the config, for each axis whose size the config decides; also for one whose
+            size is otherwise the inputs', where the config decides it here.
         dtype: "model" (that of the tower's weights) or a torch dtype's name, such as "float32".
         requires: what a run must have for it to exist, or None.
         variants: differences by model class or config; the first that fits counts.
@@ -197,11 +200,13 @@ class TowerSpec:
 
     Attributes:
         name: first part of its sites' addresses; "" for none.
+        models: model classes that have the tower; empty for all of the family.
         config: name of the tower's own config within the model's; "" for the model's itself.
         blocks: paths of the block list, of which the first that exists in a model is meant; empty
             for a tower without blocks.
         layers: expression over the (tower's) config: how many blocks.
         causal: whether position p sees positions up to p only.
+        positions: expression over the (tower's) config: how many positions every input has; "" where inputs differ.
         inputs: arguments of the model's forward that laws may draw for this tower.
         attention_implementations: what the model can be loaded with and must agree under.
         capabilities: see `components.toml`; not listed is not claimed.
@@ -213,9 +218,11 @@ class TowerSpec:
     name: str
     causal: Condition
     components: Mapping[str, ComponentSpec]
+    models: tuple[str, ...] = ()
     config: str = ""
     blocks: tuple[str, ...] = ()
     layers: str = ""
+    positions: str = ""
     inputs: tuple[str, ...] = ()
     attention_implementations: tuple[str, ...] = ()
     capabilities: Mapping[str, Capability] = field(default_factory=Table)
@@ -263,8 +270,11 @@ class TowerSpec:
 
         if component not in vocabulary():
             raise SpecError(f"no component {component!r}", remedy=nearest(component, vocabulary()))
-        if component in self.absent:
-            return self.absent[component]
+        if self.models and model not in self.models:
+            return f"{model} has no tower {self.name!r}; of the family, {', '.join(self.models)} do"
+        lacking = self.lacking()
+        if component in lacking:
+            return lacking[component]
         if component not in self.components:
             return "the spec says nothing about it"
         found = self.components[component]
@@ -274,11 +284,23 @@ class TowerSpec:
             return found.requires.reason
         return None
 
+    def lacking(self) -> dict[str, str]:
+        """Every component that the tower has in no model, with the reason.
+
+        The spec's own reasons, and those of the capabilities that it doesn't claim.
+        """
+        from .loader import full_vocabulary
+
+        words = full_vocabulary()
+        unclaimed = [c for c in words.implied if self.capabilities.get(c, False) is False]
+        implied = {name: words.without[c] for c in unclaimed if c in words.without for name in words.implied[c]}
+        return {n: r for n, r in {**implied, **self.absent}.items() if n not in self.components}
+
     def unmentioned(self) -> tuple[str, ...]:
         """Components of the vocabulary that are neither claimed nor absent with a reason."""
         from .loader import vocabulary
 
-        said = {*self.components, *self.absent}
+        said = {*self.components, *self.lacking()}
         return tuple(name for name in vocabulary() if name not in said)
 
 

@@ -62,7 +62,7 @@ def _two_sites(draw: Draw) -> None:
     first, second = draw.site(case), draw.site(case, other)
     sharing = [
         s
-        for s in case.adapted.sites
+        for s in case.sites
         if s.port == first.port and s.layer == first.layer and not _overlap(subject, draw.component, s.component)
     ]
     values = case.run(reads=[first, second, *sharing])[1]

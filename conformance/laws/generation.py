@@ -94,6 +94,7 @@ def _compare_padded(case: Case, site: Site, value: Tensor, wanted: Generated) ->
     ids = case.inputs["input_ids"]
     filler = torch.zeros(len(ids), PADS, dtype=ids.dtype)
     padded: dict[str, Any] = {
+        **case.inputs,
         "input_ids": torch.cat([filler, ids], 1),
         "attention_mask": torch.cat([filler, torch.ones_like(ids)], 1),
     }

@@ -43,6 +43,6 @@ def implementations(draw: Draw) -> None:
 
 def _in_every_layer(draw: Draw, case: Case) -> dict[str, Tensor]:
     """The component's value in each layer, by address."""
-    sites = [case.adapted.site(draw.component, layer) for layer in draw.subject.layers(draw.component)]
+    sites = [case.site(draw.component, layer) for layer in draw.subject.layers(draw.component)]
     values = case.run(reads=sites)[1]
     return {site.address: values[site] for site in sites}

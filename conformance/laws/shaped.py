@@ -14,13 +14,13 @@ def shaped(draw: Draw) -> None:
     case = draw.case()
     subject, name = draw.subject, draw.component
     claim = subject.claim(name, case.setting.model)
-    found = case.adapted.sites.filter(component=canonical(name))
+    found = case.sites.filter(component=canonical(name))
     wanted = subject.layers(name)
     if tuple(s.layer for s in found) != wanted:
         raise Violation(
             f"{case.setting.model} has {name} in layers {[s.layer for s in found]}, the spec claims {list(wanted)}"
         )
-    unclaimed = {s.component for s in case.adapted.sites} - set(subject.claimed)
+    unclaimed = {s.component for s in case.sites} - set(subject.claimed)
     if unclaimed:
         raise Violation(f"the adapter has {', '.join(sorted(unclaimed))}, of which the spec says nothing")
     site = draw.site(case)
