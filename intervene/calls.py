@@ -10,8 +10,8 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -137,25 +137,25 @@ class _Shadow:
             if self.torch_calls.watched:
                 stack.enter_context(self.torch_calls)
             if self.calls:
-                _running.append(self)
-                stack.callback(_running.pop)
+                stack.enter_context(_running.around(self))
             return self._forward(*args, **kwargs)
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call ``function``, with its arguments and its result shown to those who watch it."""
         here = [(port, callback) for port, callback in self.calls if name in port.names]
-        for port, callback in here:
-            if port.argument is None:
-                continue
-            if port.argument in kwargs:
-                new = callback(as_tensor(kwargs[port.argument], port))
-                kwargs = kwargs if new is None else {**kwargs, port.argument: new}
-            else:
-                args = _with_position(args, _position(function, port, len(args)), callback, port)
-        result = function(*args, **kwargs)
-        for port, callback in here:
-            if port.argument is None:
-                result = _with_result(result, port.index, callback, port)
+        with _running.around(None):  # what a callback calls is its own
+            for port, callback in here:
+                if port.argument is None:
+                    continue
+                if port.argument in kwargs:
+                    new = callback(as_tensor(kwargs[port.argument], port))
+                    kwargs = kwargs if new is None else {**kwargs, port.argument: new}
+                else:
+                    args = _with_position(args, _position(function, port, len(args)), callback, port)
+            result = function(*args, **kwargs)
+            for port, callback in here:
+                if port.argument is None:
+                    result = _with_result(result, port.index, callback, port)
         return result
 
     def remove(self, port: Function | Call, callback: Callback) -> None:
@@ -194,16 +194,17 @@ class _Attached:
 
 
 class _Running(threading.local):
-    """The shadowed forwards that run in this thread, the innermost last."""
+    """The shadowed forward that runs in this thread, the innermost of several; None where calls are nobody's."""
 
-    def __init__(self) -> None:
-        self.shadows: list[_Shadow] = []
+    innermost: _Shadow | None = None
 
-    def append(self, shadow: _Shadow) -> None:
-        self.shadows.append(shadow)
-
-    def pop(self) -> None:
-        self.shadows.pop()
+    @contextmanager
+    def around(self, shadow: _Shadow | None) -> Iterator[None]:
+        outer, self.innermost = self.innermost, shadow
+        try:
+            yield
+        finally:
+            self.innermost = outer
 
 
 _running = _Running()
@@ -225,10 +226,10 @@ class _StandIn:
         namespace[name] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        shadows = _running.shadows
-        if not shadows:
+        watching = _running.innermost
+        if watching is None:
             return self.function(*args, **kwargs)
-        return shadows[-1].call(self._name, self.function, args, kwargs)
+        return watching.call(self._name, self.function, args, kwargs)
 
     def retain(self) -> None:
         self._users += 1

@@ -195,6 +195,15 @@ def test_components_stand_in_the_order_of_computation(tmp_path: Path) -> None:
     assert list(load_text(tmp_path, moved).components)[:2] == ["block_input", "mlp_input"]
 
 
+def test_a_capability_that_is_not_claimed_says_why_its_components_are_absent(tmp_path: Path) -> None:
+    tower = load_text(tmp_path, SMALL).tower
+    assert tower.lacking()["query_rotated"] == full_vocabulary().without["rotary"]
+    assert tower.lacking()["attention_output"] == "no attention"
+    assert tower.why_absent("query_rotated", "ToyHead", TOY) == full_vocabulary().without["rotary"]
+    assert "no rotary embedding" in page(load_text(tmp_path, SMALL))
+    assert "query_rotated" not in load("llama").tower.lacking()
+
+
 def test_capabilities(tmp_path: Path) -> None:
     tower = load_text(tmp_path, SMALL).tower
     assert tower.has("generates", "ToyHead", TOY)

@@ -23,8 +23,10 @@ from intervene.lenses import (
     Take,
     TakePerRow,
     Transposed,
+    Unflatten,
     Whole,
 )
+from intervene.selection import Frame
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -227,3 +229,24 @@ def test_folding_leading_axes() -> None:
     whole = torch.arange(2 * 2 * 3 * 4).reshape(2, 2, 3, 4)
     assert torch.equal(FlatBatch().get(whole), whole.flatten(0, 1))
     assert torch.equal(FlatBatch().put(whole, -whole.flatten(0, 1)), -whole)
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.booleans(), st.sampled_from(DTYPES), st.integers(0, 99))
+def test_tokens_of_all_rows_in_one_list(rows: int, length: int, heads: bool, dtype: torch.dtype, seed: int) -> None:
+    """The forward's own length says where rows begin; the laws hold, alone and before another lens."""
+    frame = Frame(length=length)
+    lens: Lens = Unflatten() >> Heads(2) if heads else Unflatten()
+    lens = lens.within(frame)
+    flat, new = tensor((rows * length, 4), dtype, seed), tensor((rows * length, 4), dtype, seed + 1)
+    part = lens.get(flat)
+    assert part.shape == ((rows, 2, length, 2) if heads else (rows, length, 4))
+    assert torch.equal(lens.put(flat, part), flat)
+    assert torch.equal(lens.get(lens.put(flat, lens.get(new))), lens.get(new))
+    if not heads:
+        assert torch.equal(part, flat.reshape(rows, length, 4))
+
+
+@pytest.mark.parametrize("length", [None, 4])
+def test_tokens_that_are_no_rows(length: int | None) -> None:
+    with pytest.raises(ShapeMismatchError, match="6 tokens are no rows"):
+        Unflatten().within(Frame(length=length)).get(torch.zeros(6, 2))
