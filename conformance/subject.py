@@ -21,6 +21,8 @@ from ..specs.schema import TowerSpec
 InputMaker = Callable[[nn.Module, int, int, torch.Generator], Mapping[str, Any]]
 Target = type[Adapter] | str | nn.Module
 
+_VARIANT = ", "
+
 
 class Subject:
     """An adapter with its spec and small models of its family.
@@ -71,13 +73,22 @@ class Subject:
 
     @cached_property
     def models(self) -> tuple[str, ...]:
-        """The model classes with the tower that are checked, the adapter's default one first."""
+        """The models with the tower that are checked, by name.
+
+        One of each model class, the adapter's default one first; and of that class one in each of the family's
+        variants, ``OPTForCausalLM, post_norm``.
+        """
         having = self.tower.models or self.spec.models
         if self._given is not None:
             known = self._known_as(self._given)
             return (known,) if not self.tower.models or known in having else ()
         first = self._known_as(self.adapter.tiny())
-        return tuple(sorted(having, key=lambda name: name != first))
+        classes = sorted(having, key=lambda name: name != first)
+        return (*classes, *(f"{classes[0]}{_VARIANT}{variant}" for variant in self.adapter.variants))
+
+    def class_of(self, model: str) -> str:
+        """The class of one of ``models``."""
+        return model.partition(_VARIANT)[0]
 
     @cached_property
     def config(self) -> Any:
@@ -100,18 +111,22 @@ class Subject:
         return tuple(one.prefix + name for one in self.by_tower for name in one.claimed)
 
     def config_of(self, model: str) -> Any:
-        """The config of the model of that class."""
+        """The config of one of ``models``."""
         return self.adapter.config_of(self.prototype(model))
 
     def prototype(self, model: str) -> nn.Module:
-        """The float32 model of that class under its own attention implementation; it is never run."""
+        """The float32 model of that name under its own attention implementation; it is never run."""
         if model not in self._untouched:
-            made = copy.deepcopy(self._given) if self._given is not None else self.adapter.tiny(model)
+            made = copy.deepcopy(self._given) if self._given is not None else self._tiny(model)
             self._untouched[model] = made.float().eval()
         return self._untouched[model]
 
+    def _tiny(self, model: str) -> nn.Module:
+        name, _, variant = model.partition(_VARIANT)
+        return self.adapter.tiny(name, **(self.adapter.variants[variant] if variant else {}))
+
     def model(self, name: str, dtype: str, attention: str | None) -> nn.Module:
-        """A model of its own for each class, dtype and attention implementation, made once."""
+        """A model of its own for each of ``models``, each dtype and attention implementation, made once."""
         key = (name, dtype, attention)
         if key not in self._models:
             made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
@@ -129,20 +144,25 @@ class Subject:
         return adapt(model, adapter=self.adapter)
 
     def variants(self, component: str) -> list[tuple[str, str | None]]:
-        """The (model class, attention implementation) pairs for which the spec claims ``component``."""
+        """The (model, attention implementation) pairs for which the spec claims ``component``."""
         claimed = self.tower.components[component]
         needed = claimed.requires.attention if claimed.requires else ()
         return [
             (model, attention)
             for model in self.models
-            if self.tower.why_absent(component, model, self.config_of(model)) is None
+            if self.why_absent(component, model) is None
             for attention in self.attentions
             if not needed or attention in needed
         ]
 
+    def why_absent(self, component: str, model: str) -> str | None:
+        """Why, says the spec, one of ``models`` has no ``component``; None where it has it."""
+        return self.tower.why_absent(component, self.class_of(model), self.config_of(model))
+
     def claim(self, component: str, model: str) -> ComponentSpec:
-        """What the spec claims about ``component`` in a model of that class."""
-        return self.tower.components[component].resolve(model, self.tower.config_of(self.config_of(model)))
+        """What the spec claims about ``component`` in one of ``models``."""
+        config = self.tower.config_of(self.config_of(model))
+        return self.tower.components[component].resolve(self.class_of(model), config)
 
     def columns(self, model: str) -> int | None:
         """How many positions every input has, where the config says; None where inputs differ."""
@@ -152,7 +172,7 @@ class Subject:
     def shape(self, component: str, model: str, rows: int, columns: int) -> tuple[int, ...]:
         """The shape that the spec claims for inputs of ``rows`` x ``columns``."""
         claim = self.tower.components[component]
-        sizes = claim.shape(model, self.tower.config_of(self.config_of(model)))
+        sizes = claim.shape(self.class_of(model), self.tower.config_of(self.config_of(model)))
         axes = self.claim(component, model).axes
         return tuple(
             size if size is not None else (rows if axis == "batch" else columns)
@@ -168,9 +188,9 @@ class Subject:
         return tuple(range(self.tower.count(self.config)))
 
     def has(self, capability: str, model: str | None = None) -> bool:
-        """Whether the spec claims a capability for a model class (the default one)."""
+        """Whether the spec claims a capability for one of ``models`` (the default one)."""
         name = model or self.models[0]
-        return self.tower.has(capability, name, self.config_of(name))
+        return self.tower.has(capability, self.class_of(name), self.config_of(name))
 
     def _known_as(self, model: nn.Module) -> str:
         return self.adapter.class_name(model) or type(model).__name__

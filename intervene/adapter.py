@@ -58,6 +58,8 @@ class Adapter(ABC):
             the bare base model is found without it.
         blocks: path of the list of blocks.
         heads: model class to the module whose output is its ``logits``.
+        variants: settings of the config, by name, with which the family's models are built otherwise (``post_norm``);
+            the laws are held against a tiny model of each, too.
         spec: the family's spec: a first-party name or the path of a TOML file.
     """
 
@@ -66,6 +68,7 @@ class Adapter(ABC):
     base: ClassVar[str] = ""
     blocks: ClassVar[str]
     heads: ClassVar[Mapping[str, str]] = {}
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     spec: ClassVar[str | Path | None] = None
 
     def __init__(self, model: nn.Module) -> None:

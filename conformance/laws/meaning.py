@@ -27,8 +27,8 @@ def _variants(subject: Subject, relation: Relation) -> list[tuple[str, str | Non
     found = []
     for model in subject.models:
         config = subject.config_of(model)
-        absent = any(tower.why_absent(c, model, config) for c in relation.components)
-        if absent or not relation.applies(model, tower.config_of(config)):
+        absent = any(subject.why_absent(c, model) for c in relation.components)
+        if absent or not relation.applies(subject.class_of(model), tower.config_of(config)):
             continue
         for attention in subject.attentions:
             if all(not n or not n.attention or attention in n.attention for n in needed):
