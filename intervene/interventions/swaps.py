@@ -55,7 +55,7 @@ class ZeroIntervention(ConstantSourceIntervention, LocalistRepresentationInterve
     """
 
     def resolve_source(self, base: Tensor, source: Tensor | None) -> Tensor:
-        return super().resolve_source(base, base.new_zeros(()) if source is None else source)
+        return base.new_zeros(()).expand(base.shape) if source is None else super().resolve_source(base, source)
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         return source
