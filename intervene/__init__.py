@@ -12,10 +12,12 @@ from types import ModuleType as _ModuleType
 from .adapted import Adapted, adapt
 from .adapter import Adapter
 from .components import Component, components
+from .declarative import IntervenableConfig, IntervenableModel, IntervenableOutput, RepresentationConfig
 from .errors import (
     AbsentComponentError,
     AmbiguousCallError,
     AttentionImplementationError,
+    ConfigError,
     GradientCheckpointingError,
     InterveneError,
     InterventionArgumentError,
@@ -73,10 +75,14 @@ __all__ = [
     "CausalTrace",
     "CollectIntervention",
     "Component",
+    "ConfigError",
     "ConstantSourceIntervention",
     "DistributedRepresentationIntervention",
     "FunctionIntervention",
     "GradientCheckpointingError",
+    "IntervenableConfig",
+    "IntervenableModel",
+    "IntervenableOutput",
     "InterveneError",
     "Intervention",
     "InterventionArgumentError",
@@ -86,6 +92,7 @@ __all__ = [
     "MissingDependencyError",
     "NeverFiredError",
     "PortError",
+    "RepresentationConfig",
     "RotatedSpaceIntervention",
     "SelectionError",
     "Session",

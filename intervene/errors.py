@@ -58,6 +58,10 @@ class SweepError(InterveneError, ValueError):
     """A sweep asked for axes, inputs or a metric that do not go together."""
 
 
+class ConfigError(InterveneError, ValueError):
+    """A declarative config whose fields say something impossible, or don't go together."""
+
+
 class InterventionError(InterveneError, ValueError):
     """An intervention called or saved in a way that it can't be: without its source, or with one too many."""
 

@@ -1,0 +1,12 @@
+"""Declarative interventions: a config says what acts where, a model with it is called as the plain one is.
+
+`config` is data alone, `placing` finds its sites and makes its interventions, `locations` and `subspaces` read what a
+call says, `engine` runs it in sessions, `model` is what users hold.
+"""
+
+from .config import IntervenableConfig, RepresentationConfig
+from .model import IntervenableModel
+from .output import IntervenableOutput
+from .placing import Placed
+
+__all__ = ["IntervenableConfig", "IntervenableModel", "IntervenableOutput", "Placed", "RepresentationConfig"]

@@ -1,0 +1,282 @@
+"""`IntervenableModel`: a model together with the interventions that a config describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adapted import adapt
+from ..errors import ConfigError, InterventionError, NeverFiredError, did_you_mean
+from ..sites import Site
+from . import display
+from .config import IntervenableConfig, Representations
+from .engine import Act, Round, acts_of, batch_of, frozen, run
+from .locations import sides
+from .output import IntervenableOutput, Original
+from .placing import Placed, place
+from .subspaces import by_intervention
+
+
+class IntervenableModel(nn.Module):
+    """A model whose activations are intervened on as a config says, whenever this is called.
+
+    The model itself is never changed: not frozen, not put in eval mode, and no hook is left on it. Its parameters
+    aren't this module's: `parameters`, `train`, `to` and `state_dict` are about the interventions.
+
+    Args:
+        config: an `IntervenableConfig`, or a representation (a `RepresentationConfig` or a dict), or a list of them.
+        model: any PyTorch module.
+        attention: the attention implementation for every run; ``"eager"`` makes attention patterns reachable.
+        use_fast: accepted for code written for pyvene; locations that are alike in every row are always fast.
+
+    Attributes:
+        config: the config.
+        adapted: the model seen as sites.
+        places: every representation's site and intervention, in the config's order.
+
+    Raises:
+        UnknownSiteError: a place that the model doesn't have.
+        ConfigError: representations that don't go together, or a unit that the place doesn't have.
+    """
+
+    def __init__(
+        self,
+        config: IntervenableConfig | Representations,
+        model: nn.Module,
+        *,
+        attention: str | None = None,
+        use_fast: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = IntervenableConfig.of(config)
+        # Neither is an nn.Module, so that the model's parameters don't become this module's.
+        self.adapted = adapt(model)
+        self.places = place(self.config, self.adapted)
+        self._handed_in = (model,)
+        self._attention = attention
+        self._trains_model = False
+        # A module's name can't hold a dot.
+        self._modules["placed"] = nn.ModuleDict({p.key.replace(".", "/"): p.intervention for p in self.places})
+        reference = next(self.adapted.model.parameters(), None)
+        if reference is not None:
+            self.to(reference.device)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it was handed in."""
+        return self._handed_in[0]
+
+    @property
+    def sites(self) -> dict[str, Site]:
+        """The site of every intervention, by its key."""
+        return {p.key: p.site for p in self.places}
+
+    @property
+    def interventions(self) -> dict[str, Placed]:
+        """Every intervention by its key, the site's address, further ones at the same site with ``#1`` and so on.
+
+        Each value is a pair (intervention, site) that passes on the intervention's attributes:
+        ``interventions["layer.6.block_output"][0].rotate_layer``, or without the ``[0]``.
+        """
+        return {p.key: Placed(p.intervention, p.site) for p in self.places}
+
+    def forward(
+        self,
+        base: Any,
+        sources: Any = None,
+        unit_locations: Mapping[str, Any] | None = None,
+        source_representations: Any = None,
+        subspaces: Any = None,
+        labels: Tensor | None = None,
+        output_original_output: bool = False,
+        return_dict: bool | None = None,
+        use_cache: bool | None = None,
+        *,
+        activations_sources: Any = None,
+        attention: str | None = None,
+    ) -> Any:
+        """Run the base with every intervention.
+
+        Args:
+            base: the model's inputs: a mapping of its arguments, one tensor, or a tuple of positional arguments.
+            sources: a list of inputs, one for each intervention or group; one alone serves them all. None among
+                them leaves the interventions that need it out of this call.
+            unit_locations: which positions (heads, steps) are meant, by ``"sources->base"``, ``"base"`` or
+                ``"source_0->base"``; in serial mode by ``"source_0->source_1"`` and so on. An int or a flat list means
+                those units in every row and for every intervention, on both sides; a tuple is a pair (source, base);
+                a nested list has an entry for each intervention, and in it a list for each row. None means the whole
+                activation.
+            source_representations: sources as tensors: by intervention key, a list in the config's order, or one for
+                all. Each broadcasts to the part of the activation that is written.
+            subspaces: which subspaces of an intervention's partition are meant: an int, a flat list, or a list with an
+                entry for each intervention.
+            labels: handed to the model in the intervened run, whose output then has its loss.
+            output_original_output: run the base without interventions too.
+            return_dict: give back an `IntervenableOutput`.
+            use_cache: handed to the model in the intervened run.
+            activations_sources: another name of ``source_representations``.
+            attention: the attention implementation for this call.
+
+        Returns:
+            The pair (original, intervened). The original is None unless it was asked for; with a `CollectIntervention`
+            it is itself a pair (original, list of what was collected).
+
+        Raises:
+            InterventionError: an intervention without its source.
+            SelectionError: locations or subspaces that don't fit the config or the batch.
+            ShapeMismatchError: a source that doesn't fit where it is written.
+            NeverFiredError: an intervention whose place was never reached.
+        """
+        extra: dict[str, Any] = {}
+        if labels is not None:
+            extra["labels"] = labels
+        if use_cache is not None:
+            extra["use_cache"] = use_cache
+        with self._gradients():
+            plan, acts = self._plan(
+                base, sources, unit_locations, source_representations, activations_sources, subspaces, attention
+            )
+            original = None
+            if output_original_output:
+                with plan.session([]):
+                    original = run(self.adapted.model, base)
+            writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
+            with plan.session(writes):
+                intervened = run(self.adapted.model, base, **extra)
+        return self._result(original, intervened, acts, return_dict)
+
+    def get_trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters of trainable interventions, each once; the model's too after `enable_model_gradients`."""
+        trained = [p.intervention for p in self.places if p.intervention.trainable]
+        found = [parameter for module in trained for parameter in module.parameters() if parameter.requires_grad]
+        if self._trains_model:
+            found += [parameter for parameter in self.adapted.model.parameters() if parameter.requires_grad]
+        return list(dict.fromkeys(found))
+
+    def count_parameters(self, include_model: bool = False) -> int:
+        """How many numbers the trainable interventions hold, linked ones once; with the model's if asked."""
+        modules = [p.intervention for p in self.places if p.intervention.trainable]
+        counted = [*modules, self.adapted.model] if include_model else modules
+        parameters = dict.fromkeys(p for module in counted for p in module.parameters())
+        return sum(p.numel() for p in parameters if p.requires_grad)
+
+    def enable_model_gradients(self) -> None:
+        """Let losses reach the model's own parameters (those that require gradients), and train them too."""
+        self._trains_model = True
+
+    def disable_model_gradients(self) -> None:
+        """Let losses reach the interventions alone, as it is from the start."""
+        self._trains_model = False
+
+    def set_temperature(self, temperature: float | Tensor) -> None:
+        """Set the temperature of every intervention that has one.
+
+        Raises:
+            InterventionError: none has one.
+        """
+        setters = [getattr(p.intervention, "set_temperature", None) for p in self.places]
+        have = [setter for setter in setters if setter is not None]
+        if not have:
+            raise InterventionError(f"no intervention here has a temperature: {', '.join(self.sites)}")
+        for setter in have:
+            setter(temperature)
+
+    def set_device(self, device: torch.device | str, set_model: bool = True) -> None:
+        """Move the interventions, and the model unless told otherwise."""
+        self.to(device)
+        if set_model:
+            self.model.to(device)
+
+    def get_device(self) -> torch.device:
+        """Where the model's first parameter is."""
+        found = next(self.adapted.model.parameters(), None)
+        return torch.device("cpu") if found is None else found.device
+
+    def __str__(self) -> str:
+        return display.text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return display.html(self)
+
+    @contextmanager
+    def _gradients(self) -> Iterator[None]:
+        with nullcontext() if self._trains_model else frozen(self.adapted.model):
+            yield
+
+    def _plan(
+        self,
+        base: Any,
+        sources: Any,
+        unit_locations: Mapping[str, Any] | None,
+        source_representations: Any,
+        activations_sources: Any,
+        subspaces: Any,
+        attention: str | None,
+    ) -> tuple[Round, list[Act]]:
+        """What this call does, checked before anything runs."""
+        if source_representations is not None and activations_sources is not None:
+            raise ConfigError("source_representations and activations_sources are the same: give one of them")
+        groups = self.config.groups()
+        given = self._given(source_representations if source_representations is not None else activations_sources)
+        runs = self._sources(sources, len(groups))
+        if sources is None:
+            self._require_sources(given)
+        batch = batch_of(base)
+        units = [place.unit for place in self.places]
+        chosen = by_intervention(subspaces, len(self.places), batch)
+        acts = acts_of(self.places, sides(unit_locations, self.config.mode, groups, units), runs, given, chosen, batch)
+        plan = Round(self.adapted, acts, runs, attention if attention is not None else self._attention)
+        return plan, sorted((act for group in acts for act in group), key=lambda act: act.place.index)
+
+    def _sources(self, sources: Any, groups: int) -> list[Any]:
+        if sources is None:
+            return [None] * groups
+        listed = list(sources) if isinstance(sources, (list, tuple)) else [sources]
+        if len(listed) == 1:
+            return listed * groups
+        if len(listed) != groups:
+            raise InterventionError(
+                f"{len(listed)} sources were given for {groups} intervention(s) or groups, one each, or one for all; "
+                f"None stands for an intervention without a source"
+            )
+        return listed
+
+    def _given(self, tensors: Any) -> dict[str, Tensor]:
+        """Sources given as tensors, by key."""
+        keys = [p.key for p in self.places]
+        if tensors is None:
+            return {}
+        if isinstance(tensors, Tensor):
+            return {p.key: tensors for p in self.places if p.intervention.needs_source}
+        if isinstance(tensors, Mapping):
+            for key in tensors:
+                if key not in keys:
+                    raise ConfigError(f"no intervention {key!r}.{did_you_mean(str(key), keys)} There are {keys}")
+            return {k: v for k, v in tensors.items() if v is not None}
+        if isinstance(tensors, Sequence) and len(tensors) == len(keys):
+            return {k: v for k, v in zip(keys, tensors, strict=True) if v is not None}
+        raise ConfigError(f"source_representations are a tensor, or {len(keys)} of them in a list or by key: {keys}")
+
+    def _require_sources(self, given: Mapping[str, Tensor]) -> None:
+        lacking = [p for p in self.places if p.intervention.needs_source and p.key not in given]
+        if lacking:
+            raise InterventionError(
+                f"{lacking[0].key}: {type(lacking[0].intervention).__name__} needs a source: pass sources=[...] (None "
+                f"in its place leaves it out), source_representations=, or a constant source in its config"
+            )
+
+    def _result(self, original: Any, intervened: Any, acts: Sequence[Act], return_dict: bool | None) -> Any:
+        collecting = [act for act in acts if act.intervention.collects]
+        unseen = [act.place.key for act in collecting if len(act.collected) != len(act.patches)]
+        if unseen:
+            raise NeverFiredError(f"{unseen[0]}: nothing was collected, no run came by there")
+        collected = [act.result() for act in collecting]
+        if return_dict:
+            return IntervenableOutput(original, intervened, collected or None)
+        return (Original(original, collected) if collecting else original), intervened

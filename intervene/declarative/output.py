@@ -1,0 +1,31 @@
+"""What a call of an `IntervenableModel` gives back when asked for names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class IntervenableOutput(NamedTuple):
+    """The result of a call with ``return_dict=True``.
+
+    Attributes:
+        original_outputs: what the model says without interventions; None unless ``output_original_output=True``.
+        intervened_outputs: what it says with them.
+        collected_activations: what each `CollectIntervention` saw, in the config's order; None where there is none.
+    """
+
+    original_outputs: Any
+    intervened_outputs: Any
+    collected_activations: list[Any] | None
+
+
+class Original(NamedTuple):
+    """The first of a call's pair where something was collected.
+
+    Attributes:
+        output: what the model says without interventions; None unless ``output_original_output=True``.
+        collected: what each `CollectIntervention` saw, in the config's order.
+    """
+
+    output: Any
+    collected: list[Any]

@@ -1,0 +1,179 @@
+"""Placing: the site that a representation means in one model, and the intervention that acts there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..adapted import Adapted
+from ..components import canonical, components
+from ..errors import ConfigError, UnknownSiteError
+from ..interventions import Intervention, make_intervention
+from ..paths import way
+from ..ports import Input, Output
+from ..recurrent import RECURRENT, Steps
+from ..sites import Site
+from .config import IntervenableConfig, RepresentationConfig
+
+
+class Placed(NamedTuple):
+    """An intervention and the site where it acts. Attributes of the intervention can be asked for directly."""
+
+    intervention: Intervention
+    site: Site
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.intervention, name)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One representation of a config in one model.
+
+    Attributes:
+        key: the site's address; further representations at the same site have ``#1``, ``#2`` and so on after it.
+        index: its place in the config.
+        group: which of the sources it takes.
+    """
+
+    key: str
+    index: int
+    group: int
+    representation: RepresentationConfig
+    site: Site
+    intervention: Intervention
+
+    @property
+    def unit(self) -> str:
+        return self.representation.unit
+
+
+def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
+    """Every representation's site and intervention, in the config's order.
+
+    Raises:
+        UnknownSiteError: a place that the model doesn't have.
+        ConfigError: a unit that the place doesn't have.
+    """
+    group_of = {index: group for group, members in enumerate(config.groups()) for index in members}
+    linked: dict[Any, Intervention] = {}
+    counts: dict[str, int] = {}
+    places = []
+    for index, representation in enumerate(config.representations):
+        site = _site(adapted, representation)
+        link = representation.intervention_link_key
+        if link is not None and link in linked:
+            intervention = linked[link]
+            _check_link(intervention, config, index)
+        else:
+            intervention = _intervention(config, index, width(adapted, site))
+            if link is not None:
+                linked[link] = intervention
+        seen = counts.setdefault(site.address, 0)
+        counts[site.address] += 1
+        key = f"{site.address}#{seen}" if seen else site.address
+        places.append(Place(key, index, group_of[index], representation, site, intervention))
+    return places
+
+
+def width(adapted: Adapted, site: Site) -> int | None:
+    """The width of a site's last axis, None where neither spec nor module says."""
+    if site.axes is None:
+        return _module_width(way(adapted.model, site.port.path)[-1], site)
+    adapter = adapted.adapter
+    if adapter is None:
+        return None
+    claimed = adapter.load_spec().components.get(site.component)
+    return None if claimed is None else claimed.shape(adapter.known_as, adapter.config)[-1]
+
+
+def module_input(site: Site) -> Site:
+    """The input of the module whose output ``site`` is.
+
+    Raises:
+        UnknownSiteError: the site isn't a module's output.
+    """
+    if isinstance(site.port, Input):
+        return site
+    if not isinstance(site.port, Output):
+        raise UnknownSiteError(f"{site.address} ({site.port}) is not the output of a module, so it has no input")
+    # A head's part of the output has no like part of the input.
+    axes = None if site.axes is None else tuple(a for a in site.axes if a not in ("head", "kv_head"))
+    return Site(f"{site.port.path}.input", None, None, axes, Input(site.port.path))
+
+
+def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
+    component, unit = representation.component, representation.unit
+    if representation.moe_key is not None:
+        raise ConfigError(
+            f"{component}: moe_key={representation.moe_key} names an expert, and components are not per expert; say "
+            f"the expert's module path as the component"
+        )
+    if representation.is_path:
+        return _at_path(adapted, re.sub(r"\[(\d+)\]", r".\1", component), unit)
+    name = canonical(component)
+    layered = components()[name].layered
+    layer = representation.layer if layered or representation.layer else None
+    site = adapted.site(name, layer)
+    axes = site.axes or ()
+    if unit in ("h", "h.pos") and not {"head", "kv_head"} & set(axes):
+        heads = [c for c in components() if c == f"head_{name}"]
+        hint = f"; {heads[0]} has one" if heads else ""
+        raise ConfigError(f"unit {unit!r} needs a component with a head axis, {component} has {', '.join(axes)}{hint}")
+    return site
+
+
+def _at_path(adapted: Adapted, address: str, unit: str) -> Site:
+    site = adapted[address]
+    if unit in ("h", "h.pos"):
+        raise ConfigError(f"unit {unit!r} needs a component with a head axis; {address} is a module path without names")
+    if unit == "t" and isinstance(way(adapted.model, site.port.path)[-1], RECURRENT) and isinstance(site.port, Output):
+        return Site(address, None, None, None, Steps(site.port.path))
+    return site
+
+
+def _intervention(config: IntervenableConfig, index: int, embed_dim: int | None) -> Intervention:
+    representation = config.representations[index]
+    if representation.intervention is not None:
+        return make_intervention(representation.intervention)
+    kind = config.type_of(index)
+    assert kind is not None
+    given = {f.name: getattr(representation, f.name) for f in fields(representation) if f.name in _HANDED_ON}
+    return make_intervention(kind, embed_dim=embed_dim, **{n: v for n, v in given.items() if v is not None})
+
+
+_HANDED_ON = (
+    "low_rank_dimension",
+    "subspace_partition",
+    "source_representation",
+    "hidden_source_representation",
+    "latent_dim",
+)
+
+
+def _check_link(intervention: Intervention, config: IntervenableConfig, index: int) -> None:
+    representation = config.representations[index]
+    given = representation.intervention
+    if given is not intervention and config.type_of(index) is not type(intervention):
+        raise ConfigError(
+            f"intervention_link_key {representation.intervention_link_key!r} links a {type(intervention).__name__} "
+            f"with another intervention: {representation!r}; linked ones are one and the same"
+        )
+
+
+def _module_width(module: nn.Module, site: Site) -> int | None:
+    """What a module of torch or transformers says about the width of its input or output."""
+    names = _INPUT_WIDTHS if isinstance(site.port, Input) else _OUTPUT_WIDTHS
+    found = next((getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)), None)
+    if isinstance(module, nn.LayerNorm):
+        return int(module.normalized_shape[-1])
+    return found
+
+
+_INPUT_WIDTHS = ("in_features", "input_size", "nx")
+_OUTPUT_WIDTHS = ("out_features", "embedding_dim", "hidden_size", "nf")

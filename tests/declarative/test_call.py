@@ -1,0 +1,408 @@
+"""Calls of an `IntervenableModel`, against sessions and hooks written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import intervene as pv
+
+
+def block(layer=1, **fields):
+    return pv.RepresentationConfig(layer=layer, component="block_output", **fields)
+
+
+def by_hand(model, base, source, layer, base_positions, source_positions):
+    """The base's logits with the source's block output at these positions of each row, by a plain hook."""
+    kept = {}
+    blocks = model.transformer.h
+
+    def read(module, args, output):
+        kept["source"] = output[0] if isinstance(output, tuple) else output
+
+    def write(module, args, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        for row, (there, here) in enumerate(zip(base_positions, source_positions, strict=True)):
+            hidden[row, there] = kept["source"][row, here]
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    for hook, inputs in ((read, source), (write, base)):
+        handle = blocks[layer].register_forward_hook(hook)
+        with torch.no_grad():
+            logits = model(**inputs).logits
+        handle.remove()
+    return logits
+
+
+EVERYWHERE = [0, 1, 2, 3, 4]
+
+
+class TestLocations:
+    @pytest.mark.parametrize(
+        ("locations", "base_positions", "source_positions"),
+        [
+            (None, [EVERYWHERE] * 2, [EVERYWHERE] * 2),
+            ({"sources->base": 3}, [[3]] * 2, [[3]] * 2),
+            ({"sources->base": (1, 3)}, [[3]] * 2, [[1]] * 2),
+            ({"sources->base": [1, 3, 4]}, [[1, 3, 4]] * 2, [[1, 3, 4]] * 2),
+            ({"sources->base": [1, 3]}, [[1, 3]] * 2, [[1, 3]] * 2),
+            ({"sources->base": ([[[1], [2]]], [[[3], [4]]])}, [[3], [4]], [[1], [2]]),
+            ({"sources->base": [[[[1], [2]]], [[[3], [4]]]]}, [[3], [4]], [[1], [2]]),
+            ({"sources->base": ([[[1, 0], [2, 3]]], [[[3, 4], [4, 0]]])}, [[3, 4], [4, 0]], [[1, 0], [2, 3]]),
+            ({"sources->base": [[1], [2]]}, [[1], [2]], [[1], [2]]),
+            ({"sources->base": [[1, 2], [3]]}, [[1, 2], [3]], [[1, 2], [3]]),
+            ({"sources->base": ([[[0, 0], [1, 1]]], [[[3, 4], [4, 0]]])}, [[3, 4], [4, 0]], [[0, 0], [1, 1]]),
+            ({"sources->base": ([0, 0], [3, 4])}, [[3, 4]] * 2, [[0, 0]] * 2),
+            ({"sources->base": (-1, -2)}, [[-2]] * 2, [[-1]] * 2),
+            ({"source_0->base": (0, 1)}, [[1]] * 2, [[0]] * 2),
+            ({"sources->base": (torch.tensor([[1], [2]]), torch.tensor([[3], [4]]))}, [[3], [4]], [[1], [2]]),
+        ],
+        ids=repr,
+    )
+    def test_each_form_means_what_it_says(self, gpt2, base, source, locations, base_positions, source_positions):
+        intervenable = pv.IntervenableModel(block(), gpt2)
+        _, patched = intervenable(base, [source], unit_locations=locations)
+        expected = by_hand(gpt2, base, source, 1, base_positions, source_positions)
+        assert torch.equal(patched.logits, expected)
+
+    def test_one_source_row_serves_every_row_of_the_base(self, gpt2, base, source):
+        first = {"input_ids": source["input_ids"][:1]}
+        _, patched = pv.IntervenableModel(block(), gpt2)(base, [first], unit_locations={"sources->base": ([[2]], 3)})
+        both = {"input_ids": source["input_ids"][[0, 0]]}
+        assert torch.equal(patched.logits, by_hand(gpt2, base, both, 1, [[3]] * 2, [[2]] * 2))
+
+    @pytest.mark.parametrize(
+        ("locations", "says"),
+        [
+            ({"sources->base": [[[5]]]}, "1 row"),
+            ({"sources->base": ([[[1]] * 3], [[[1]] * 3])}, "3 row"),
+            ({"sources->bass": 3}, "sources->bass"),
+            ({"source_1->base": 3}, "source_0->base"),
+            ({"sources->base": "3"}, "'3'"),
+            ({"sources->base": (1, 2, 3)}, "two sides"),
+            ({"sources->base": 9}, "9"),
+            ({"base": [3, 3]}, "repeat"),
+            ({"base": 1, "sources->base": 2}, "twice"),
+            (3, "dict"),
+            ({"sources->base": [[[1], [2]], [[3], [4]]]}, "2 interventions"),
+        ],
+        ids=repr,
+    )
+    def test_what_means_nothing_is_refused(self, gpt2, base, source, locations, says):
+        with pytest.raises(pv.InterveneError, match=says):
+            pv.IntervenableModel(block(), gpt2)(base, [source], unit_locations=locations)
+
+    def test_a_call_leaves_nothing_to_the_next_and_the_callers_lists_alone(self, gpt2, base, source):
+        intervenable = pv.IntervenableModel([block(0), block(1)], gpt2)
+        sources, locations = [source], {"sources->base": ([[[1], [2]], None], [[[3], [4]], None])}
+        first = intervenable(base, sources, unit_locations=locations)[1].logits
+        assert len(sources) == 1
+        assert locations == {"sources->base": ([[[1], [2]], None], [[[3], [4]], None])}
+        whole = intervenable(base, sources)[1].logits
+        assert torch.equal(first, intervenable(base, sources, unit_locations=locations)[1].logits)
+        assert torch.equal(whole, pv.IntervenableModel([block(0), block(1)], gpt2)(base, sources)[1].logits)
+
+
+class TestSources:
+    def test_each_intervention_takes_its_own(self, gpt2, base, source, other):
+        intervenable = pv.IntervenableModel([block(0), block(2)], gpt2)
+        _, patched = intervenable(base, [source, other], unit_locations={"sources->base": ([1, 2], [1, 2])})
+        adapted = pv.adapt(gpt2)
+        sites = [adapted[f"layer.{layer}.block_output"].at(positions=[1, 2]) for layer in (0, 2)]
+        values = [adapted.read([site], **run)[site] for site, run in zip(sites, (source, other), strict=True)]
+        with torch.no_grad(), adapted.session(writes=dict(zip(sites, values, strict=True))):
+            expected = gpt2(**base).logits
+        assert torch.equal(patched.logits, expected)
+
+    def test_none_leaves_an_intervention_out(self, gpt2, base, source):
+        both = pv.IntervenableModel([block(0), block(2)], gpt2)
+        alone = pv.IntervenableModel([block(2)], gpt2)
+        where = {"sources->base": 2}
+        left_out = both(base, [None, source], unit_locations=where)[1].logits
+        assert torch.equal(left_out, alone(base, [source], unit_locations=where)[1].logits)
+
+    def test_a_source_that_is_needed_and_missing_is_an_error(self, gpt2, base):
+        with pytest.raises(pv.InterventionError, match=r"layer\.1\.block_output: VanillaIntervention needs a source"):
+            pv.IntervenableModel(block(), gpt2)(base)
+
+    def test_their_number_is_checked(self, gpt2, base, source):
+        with pytest.raises(pv.InterventionError, match="2 sources were given for 3"):
+            pv.IntervenableModel([block(0), block(1), block(2)], gpt2)(base, [source, source])
+
+    def test_as_tensors(self, gpt2, base, source):
+        site = pv.adapt(gpt2)["layer.1.block_output"].at(positions=[1, 3])
+        values = pv.adapt(gpt2).read([site], **source)[site]
+        intervenable = pv.IntervenableModel(block(), gpt2)
+        expected = intervenable(base, [source], unit_locations={"sources->base": [1, 3]})[1].logits
+        for given in (values, [values], {"layer.1.block_output": values}):
+            _, patched = intervenable(base, source_representations=given, unit_locations={"base": [1, 3]})
+            assert torch.equal(patched.logits, expected)
+        _, patched = intervenable(base, activations_sources=values, unit_locations={"base": [1, 3]})
+        assert torch.equal(patched.logits, expected)
+        # Rows that are patched at different places still get their own rows of the tensor.
+        _, patched = intervenable(base, source_representations=values, unit_locations={"base": [[[1, 3], [1, 3]]]})
+        assert torch.equal(patched.logits, expected)
+        with pytest.raises(pv.ConfigError, match=r"layer\.1\.block_outpu"):
+            intervenable(base, source_representations={"layer.1.block_outpu": values})
+
+    def test_lengths_that_differ_are_named(self, gpt2, base):
+        short = {"input_ids": base["input_ids"][:, :3]}
+        with pytest.raises(pv.ShapeMismatchError, match=r"layer\.1\.block_output.*\(2, 3, 24\).*\(2, 5, 24\)"):
+            pv.IntervenableModel(block(), gpt2)(base, [short])
+
+    def test_groups_share_a_source(self, gpt2, base, source, other):
+        grouped = pv.IntervenableModel([block(2, group_key=1), block(0, group_key=0), block(1, group_key=0)], gpt2)
+        plain = pv.IntervenableModel([block(2), block(0), block(1)], gpt2)
+        where = {"sources->base": [1, 2]}
+        expected = plain(base, [other, source, source], unit_locations=where)[1].logits
+        assert torch.equal(grouped(base, [source, other], unit_locations=where)[1].logits, expected)
+
+
+class TestSerial:
+    def test_each_source_is_written_into_the_next(self, gpt2, base, source, other):
+        config = pv.IntervenableConfig([block(0), block(1)], mode="serial")
+        _, patched = pv.IntervenableModel(config, gpt2)(
+            base, [source, other], unit_locations={"source_0->source_1": (1, 2), "source_1->base": (2, 3)}
+        )
+        adapted = pv.adapt(gpt2)
+        first, second = (adapted[f"layer.{layer}.block_output"] for layer in (0, 1))
+        value = adapted.read([first.at(positions=1)], **source)[first.at(positions=1)]
+        with (
+            torch.no_grad(),
+            adapted.session(reads=[second.at(positions=2)], writes={first.at(positions=2): value}) as session,
+        ):
+            gpt2(**other)
+        value = session.values[second.at(positions=2)]
+        with torch.no_grad(), adapted.session(writes={second.at(positions=3): value}):
+            expected = gpt2(**base).logits
+        assert torch.equal(patched.logits, expected)
+
+    def test_parallel_keys_are_refused(self, gpt2, base, source, other):
+        config = pv.IntervenableConfig([block(0), block(1)], mode="serial")
+        with pytest.raises(pv.SelectionError, match="source_0->source_1"):
+            pv.IntervenableModel(config, gpt2)(base, [source, other], unit_locations={"sources->base": 1})
+
+
+class TestSeveralAtOneSite:
+    def test_act_in_the_configs_order(self, gpt2, base, source):
+        double = block(intervention=lambda activation: activation * 2)
+        swap = block(intervention_type=pv.VanillaIntervention)
+        doubled_last = pv.IntervenableModel([swap, double], gpt2)
+        assert list(doubled_last.interventions) == ["layer.1.block_output", "layer.1.block_output#1"]
+        twice = pv.IntervenableModel(block(intervention=lambda activation, there: there * 2), gpt2)
+        assert torch.equal(doubled_last(base, [source])[1].logits, twice(base, [source])[1].logits)
+        swapped_last = pv.IntervenableModel([double, swap], gpt2)
+        swapped = pv.IntervenableModel(swap, gpt2)
+        assert torch.equal(swapped_last(base, [source])[1].logits, swapped(base, [source])[1].logits)
+
+    def test_collection_sees_what_flows_at_its_place(self, gpt2, base):
+        collect = block(intervention_type=pv.CollectIntervention)
+        zero = block(intervention_type=pv.ZeroIntervention)
+        (original, collected), _ = pv.IntervenableModel([collect, zero, collect], gpt2)(base)
+        assert original is None
+        assert torch.equal(collected[0], pv.adapt(gpt2).read(["layer.1.block_output"], **base)["layer.1.block_output"])
+        assert torch.equal(collected[1], torch.zeros_like(collected[0]))
+
+
+class TestHeads:
+    def test_h_and_h_pos(self, gpt2, base, source):
+        adapted = pv.adapt(gpt2)
+        site = adapted["layer.1.head_attention_value_output"]
+        for unit, where, narrowed in (
+            ("h", {"sources->base": ([[[0], [0]]], [[[0], [0]]])}, site.at(heads=0)),
+            ("h", {"sources->base": [0, 2]}, site.at(heads=[0, 2])),
+            (
+                "h.pos",
+                {"sources->base": ([[[[1]] * 2, [[3]] * 2]], [[[[1]] * 2, [[3]] * 2]])},
+                site.at(heads=1, positions=3),
+            ),
+            ("h.pos", {"sources->base": ((1, 3), (1, 3))}, site.at(heads=1, positions=3)),
+        ):
+            representation = pv.RepresentationConfig(1, "head_attention_value_output", unit=unit)
+            _, patched = pv.IntervenableModel(representation, gpt2)(base, [source], unit_locations=where)
+            value = adapted.read([narrowed], **source)[narrowed]
+            with torch.no_grad(), adapted.session(writes={narrowed: value}):
+                expected = gpt2(**base).logits
+            assert torch.equal(patched.logits, expected)
+
+    def test_heads_that_differ_from_row_to_row(self, gpt2, base, source):
+        representation = pv.RepresentationConfig(1, "head_attention_value_output", unit="h")
+        intervenable = pv.IntervenableModel(representation, gpt2)
+        _, patched = intervenable(base, [source], unit_locations={"sources->base": [[0], [2]]})
+        each = [intervenable(base, [source], unit_locations={"sources->base": head})[1].logits for head in (0, 2)]
+        assert torch.equal(patched.logits[0], each[0][0])
+        assert torch.equal(patched.logits[1], each[1][1])
+        with_collect = representation.replace(intervention_type=pv.CollectIntervention)
+        (_, collected), _ = pv.IntervenableModel(with_collect, gpt2)(base, unit_locations={"base": [[0], [2]]})
+        whole = pv.adapt(gpt2).read(["layer.1.head_attention_value_output"], **base)[
+            "layer.1.head_attention_value_output"
+        ]
+        assert torch.equal(collected[0], torch.stack([whole[0, [0]], whole[1, [2]]]))
+
+    def test_a_component_without_heads_says_which_has(self, gpt2):
+        with pytest.raises(pv.ConfigError, match="head_attention_value_output has one"):
+            pv.IntervenableModel(pv.RepresentationConfig(1, "attention_value_output", unit="h"), gpt2)
+
+
+class TestReturns:
+    def test_the_pair(self, gpt2, base, source):
+        intervenable = pv.IntervenableModel(block(), gpt2)
+        original, intervened = intervenable(base, [source])
+        assert original is None
+        original, again = intervenable(base, [source], output_original_output=True)
+        assert torch.equal(original.logits, gpt2(**base).logits)
+        assert torch.equal(again.logits, intervened.logits)
+        named = intervenable(base, [source], return_dict=True, output_original_output=True)
+        assert torch.equal(named.original_outputs.logits, original.logits)
+        assert torch.equal(named.intervened_outputs.logits, intervened.logits)
+        assert named.collected_activations is None
+
+    def test_labels_and_use_cache_go_to_the_intervened_run(self, gpt2, base, source):
+        intervenable = pv.IntervenableModel(block(), gpt2)
+        original, intervened = intervenable(
+            base, [source], labels=base["input_ids"], use_cache=False, output_original_output=True
+        )
+        assert original.loss is None
+        assert intervened.loss.requires_grad is False
+        assert intervened.past_key_values is None
+
+    def test_a_model_called_with_tensors(self):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        intervenable = pv.IntervenableModel(pv.RepresentationConfig(component="1.output"), model)
+        base, source = torch.randn(2, 3), torch.randn(2, 3)
+        _, patched = intervenable(base, [source])
+        assert torch.equal(patched, model(source))
+
+
+class TestGradients:
+    def test_reach_the_interventions_alone_unless_asked(self, gpt2, base, source):
+        model: Any = pv.tiny("gpt2")
+        intervenable = pv.IntervenableModel(block(intervention_type=pv.RotatedSpaceIntervention), model)
+        flags = {n: p.requires_grad for n, p in model.named_parameters()}
+        intervenable(base, [source])[1].logits.sum().backward()
+        trained = intervenable.get_trainable_parameters()
+        assert trained
+        assert all(p.grad is not None for p in trained)
+        assert all(p.grad is None for p in model.parameters())
+        assert flags == {n: p.requires_grad for n, p in model.named_parameters()}
+        intervenable.enable_model_gradients()
+        intervenable(base, [source])[1].logits.sum().backward()
+        assert all(p.grad is not None for p in model.transformer.h.parameters())
+        assert {id(p) for p in model.parameters()} <= {id(p) for p in intervenable.get_trainable_parameters()}
+
+    def test_the_model_is_as_it_was_after_an_error(self, base):
+        model: Any = pv.tiny("gpt2").train()
+        hooked = []
+        model.transformer.h[0].register_forward_hook(lambda *_: hooked.append(1))
+
+        def fails(activation):
+            raise ValueError("on purpose")
+
+        with pytest.raises(ValueError, match="on purpose"):
+            pv.IntervenableModel(block(intervention=fails), model)(base)
+        assert model.training
+        assert all(p.requires_grad for p in model.parameters())
+        assert hooked
+        assert len(model.transformer.h[0]._forward_hooks) == 1
+        assert not model.transformer.h[1]._forward_hooks
+
+    def test_linked_interventions_are_one(self, gpt2, base, source):
+        linked = [block(i, intervention_type=pv.RotatedSpaceIntervention, intervention_link_key=0) for i in (0, 1)]
+        intervenable = pv.IntervenableModel(linked, gpt2)
+        first, second = intervenable.interventions.values()
+        assert first[0] is second[0]
+        assert intervenable.count_parameters() == 24 * 24
+        assert len(intervenable.get_trainable_parameters()) == 1
+        with pytest.raises(pv.ConfigError, match="links"):
+            pv.IntervenableModel([linked[0], linked[1].replace(intervention_type=pv.VanillaIntervention)], gpt2)
+
+
+class TestModule:
+    def test_is_about_the_interventions(self, gpt2):
+        intervenable = pv.IntervenableModel(block(intervention_type=pv.RotatedSpaceIntervention), gpt2)
+        assert gpt2.training is False
+        intervenable.train()
+        assert gpt2.training is False
+        assert {id(p) for p in intervenable.parameters()} == {
+            id(p) for p in intervenable.interventions["layer.1.block_output"][0].parameters()
+        }
+        found: Any = intervenable.interventions["layer.1.block_output"][0]
+        assert found.rotate_layer.weight.shape == (24, 24)
+        assert intervenable.interventions["layer.1.block_output"].rotate_layer.weight.shape == (24, 24)
+        _, site = intervenable.interventions["layer.1.block_output"]
+        assert site == intervenable.sites["layer.1.block_output"]
+
+    def test_shows_what_is_patched_where(self, gpt2):
+        intervenable = pv.IntervenableModel(
+            [block(intervention_type=pv.RotatedSpaceIntervention), block(2, intervention_type=pv.ZeroIntervention)],
+            gpt2,
+        )
+        shown = str(intervenable)
+        for word in (
+            "GPT2LMHeadModel",
+            "RotatedSpaceIntervention",
+            "layer.1.block_output",
+            "source 0",
+            "576",
+            "layer.2",
+        ):
+            assert word in shown
+            assert word in intervenable._repr_html_()
+
+
+class TestRecurrent:
+    class Tagger(torch.nn.Module):
+        def __init__(self, kind, **options):
+            super().__init__()
+            self.rnn = kind(4, 6, **options)
+            self.head = torch.nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0])
+
+    @pytest.mark.parametrize("kind", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+    @pytest.mark.parametrize("batch_first", [True, False])
+    def test_a_step_is_patched_and_later_ones_follow(self, kind, batch_first):
+        torch.manual_seed(0)
+        model = self.Tagger(kind, batch_first=batch_first, num_layers=2)
+        base, source = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+        if not batch_first:
+            base, source = base.transpose(0, 1), source.transpose(0, 1)
+        time = 1 if batch_first else 0
+        representation = pv.RepresentationConfig(component="rnn.output", unit="t")
+        _, patched = pv.IntervenableModel(representation, model)(
+            base, [source], unit_locations={"sources->base": (1, 2)}
+        )
+        # By hand, a step at a time.
+        with torch.no_grad():
+            _, there = model.rnn(source.narrow(time, 0, 2))
+            taken = (there[0] if kind is torch.nn.LSTM else there)[-1]
+            first, state = model.rnn(base.narrow(time, 0, 3))
+            hidden = (state[0] if kind is torch.nn.LSTM else state).clone()
+            hidden[-1] = taken
+            first = first.clone()
+            first.select(time, 2).copy_(taken)
+            rest, _ = model.rnn(base.narrow(time, 3, 2), (hidden, state[1]) if kind is torch.nn.LSTM else hidden)
+            expected = model.head(torch.cat([first, rest], dim=time))
+        torch.testing.assert_close(patched, expected)
+        assert "forward" not in model.rnn.__dict__
+
+    def test_steps_that_differ_from_row_to_row(self):
+        torch.manual_seed(0)
+        model = self.Tagger(torch.nn.GRU, batch_first=True)
+        base, source = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+        intervenable = pv.IntervenableModel(pv.RepresentationConfig(component="rnn.output", unit="t"), model)
+        _, patched = intervenable(base, [source], unit_locations={"sources->base": ([[1], [0]], [[2], [3]])})
+        for row, where in enumerate([(1, 2), (0, 3)]):
+            _, alone = intervenable(base, [source], unit_locations={"sources->base": where})
+            torch.testing.assert_close(patched[row], alone[row])
+
+    def test_refusals(self):
+        model = self.Tagger(torch.nn.GRU, batch_first=True)
+        intervenable = pv.IntervenableModel(pv.RepresentationConfig(component="rnn.output", unit="t"), model)
+        with pytest.raises(pv.SelectionError, match="steps"):
+            intervenable(torch.randn(2, 5, 4), [torch.randn(2, 5, 4)])
+        with pytest.raises(pv.NeverFiredError):
+            intervenable(torch.randn(2, 5, 4), [torch.randn(2, 5, 4)], unit_locations={"sources->base": 7})
