@@ -11,12 +11,14 @@ from types import ModuleType as _ModuleType
 
 from .adapted import Adapted, adapt
 from .adapter import Adapter
+from .causal import CausalModel
 from .components import Component, components
 from .declarative import IntervenableConfig, IntervenableModel, IntervenableOutput, RepresentationConfig
 from .errors import (
     AbsentComponentError,
     AmbiguousCallError,
     AttentionImplementationError,
+    CausalModelError,
     ConfigError,
     GradientCheckpointingError,
     InterveneError,
@@ -72,6 +74,8 @@ __all__ = [
     "AmbiguousCallError",
     "AttentionImplementationError",
     "BasisAgnosticIntervention",
+    "CausalModel",
+    "CausalModelError",
     "CausalTrace",
     "CollectIntervention",
     "Component",

@@ -74,6 +74,10 @@ class UnknownInterventionError(InterveneError, LookupError):
     """No intervention class of that name is registered."""
 
 
+class CausalModelError(InterveneError, ValueError):
+    """A causal model that contradicts itself, or a question about variables or values that it doesn't have."""
+
+
 class MissingDependencyError(InterveneError, ImportError):
     """An optional part needs a package that is not installed; the message names the extra."""
 
