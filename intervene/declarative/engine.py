@@ -75,20 +75,24 @@ class Act:
 
 
 class _Writer:
-    """The function that a session calls with the activation at a patch."""
+    """The function that a session calls with the activation at a patch.
+
+    Attributes:
+        source: the source's part, None where there is none.
+    """
 
     def __init__(self, act: Act, index: int, patch: Patch, source: Tensor | None) -> None:
-        self._act, self._index, self._patch, self._source = act, index, patch, source
+        self._act, self._index, self._patch, self.source = act, index, patch, source
         rows = patch.rows
         subspaces = act.subspaces
         self._subspaces = [subspaces[r] for r in rows] if rows is not None and subspaces is not None else subspaces
 
     def take_input(self, part: Tensor) -> None:
         """Keep the input of the module whose output is written next."""
-        self._source = part
+        self.source = part
 
     def __call__(self, part: Tensor) -> Tensor | None:
-        source, intervention = self._source, self._act.intervention
+        source, intervention = self.source, self._act.intervention
         if source is not None:
             source = self._fitting(source, part)
         # A class of a user's own may do without subspaces.

@@ -15,6 +15,7 @@ from ..sites import Site
 from . import display
 from .config import IntervenableConfig, Representations
 from .engine import Act, Round, acts_of, batch_of, frozen, run
+from .generation import generate, over_prompt
 from .locations import sides
 from .output import IntervenableOutput, Original
 from .placing import Placed, place
@@ -148,6 +149,52 @@ class IntervenableModel(nn.Module):
             with plan.session(writes):
                 intervened = run(self.adapted.model, base, **extra)
         return self._result(original, intervened, acts, return_dict)
+
+    def generate(
+        self,
+        base: Any,
+        sources: Any = None,
+        unit_locations: Mapping[str, Any] | None = None,
+        source_representations: Any = None,
+        subspaces: Any = None,
+        output_original_output: bool = False,
+        *,
+        activations_sources: Any = None,
+        attention: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Generate from the base with every intervention.
+
+        Positions in ``unit_locations`` are the prompt's. Without locations an intervention acts on the whole prompt
+        and on every token that is generated; a source from a run of the model acts on as many columns as it has.
+
+        Args:
+            base: the prompt: what a tokenizer gives, or a tensor of tokens.
+            sources, unit_locations, source_representations, subspaces, activations_sources, attention: as in a call.
+            output_original_output: generate without interventions too.
+            **options: handed to the model's ``generate``.
+
+        Returns:
+            What the model's ``generate`` returns, the sequences unless told otherwise; the pair (original, intervened)
+            with ``output_original_output=True``. With a `CollectIntervention` the pair ((original, collected),
+            intervened), in which one collected on several forwards is a list with a tensor for each.
+
+        Raises:
+            UnsupportedModelError: the model has no ``generate``.
+        """
+        with self._gradients():
+            plan, acts = self._plan(
+                base, sources, unit_locations, source_representations, activations_sources, subspaces, attention
+            )
+            original = None
+            if output_original_output:
+                with plan.session([]):
+                    original = generate(self.adapted.model, base, **options)
+            writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
+            with plan.session(over_prompt(writes)):
+                intervened = generate(self.adapted.model, base, **options)
+        first, second = self._result(original, intervened, acts, return_dict=False)
+        return second if first is None else (first, second)
 
     def get_trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters of trainable interventions, each once; the model's too after `enable_model_gradients`."""

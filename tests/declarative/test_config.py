@@ -1,0 +1,145 @@
+"""Configs as objects, dicts, lists and JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+import intervene as pv
+
+
+def test_has_the_fields_and_defaults_that_code_for_pyvene_uses():
+    representation = pv.RepresentationConfig()
+    assert representation.layer == 0
+    assert representation.component == "block_output"
+    assert representation.unit == "pos"
+    assert representation.max_number_of_units == 1
+    for name in (
+        "low_rank_dimension",
+        "intervention_type",
+        "intervention",
+        "subspace_partition",
+        "group_key",
+        "intervention_link_key",
+        "moe_key",
+        "source_representation",
+        "hidden_source_representation",
+        "latent_dim",
+    ):
+        assert getattr(representation, name) is None
+    positional = pv.RepresentationConfig(3, "mlp_output", "pos", 1, 2, pv.LowRankRotatedSpaceIntervention)
+    assert (positional.layer, positional.low_rank_dimension) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "component", ["mlp_output", "attention_weight", "transformer.h.0.output", "h[0].mlp.input", "output"]
+)
+def test_allows_components_aliases_and_paths(component):
+    assert pv.RepresentationConfig(component=component).component == component
+
+
+def test_an_unknown_component_is_told_its_nearest():
+    with pytest.raises(pv.UnknownSiteError, match="mlp") as caught:
+        pv.RepresentationConfig(component="mlp")
+    for name in ("mlp_input", "mlp_activation", "mlp_output"):
+        assert name in str(caught.value)
+    with pytest.raises(pv.UnknownSiteError, match=r"'transformer\.h\.0\.output' or 'transformer\.h\.0\.input'"):
+        pv.RepresentationConfig(component="transformer.h.0")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"unit": "position"}, "'pos'"),
+        ({"layer": "1"}, "whole number"),
+        ({"intervention_type": pv.VanillaIntervention, "intervention": pv.VanillaIntervention()}, "either"),
+        ({"intervention_type": torch.nn.Linear}, "derived from Intervention"),
+        ({"intervention_type": "VanilaIntervention"}, "VanillaIntervention"),
+        ({"intervention": 3}, "function"),
+        ({"component": 3}, "name or a module path"),
+    ],
+)
+def test_bad_fields_are_refused(fields, says):
+    with pytest.raises(pv.InterveneError, match=says):
+        pv.RepresentationConfig(**fields)
+
+
+def test_bad_configs_are_refused():
+    cases: list[tuple[Any, str]] = [
+        ([{"layer": 1, "componentt": "mlp_output"}], "component"),
+        ([3], "RepresentationConfig or a dict"),
+        ([], "at least one"),
+        ("block_output", "str"),
+        ([{"group_key": 0}, {}], "group_key"),
+    ]
+    for representations, says in cases:
+        with pytest.raises(pv.ConfigError, match=says):
+            pv.IntervenableConfig(representations)
+    with pytest.raises(pv.ConfigError, match="parallel"):
+        pv.IntervenableConfig(mode="paralel")  # type: ignore[arg-type]
+    with pytest.raises(pv.ConfigError, match="2 entries for 1"):
+        pv.IntervenableConfig({}, intervention_types=[pv.VanillaIntervention] * 2)
+
+
+def test_one_or_several_as_objects_or_dicts_are_the_same():
+    first: dict[str, Any] = {"layer": 1, "component": "mlp_output", "intervention_type": pv.ZeroIntervention}
+    as_object = pv.RepresentationConfig(**first)
+    configs = [pv.IntervenableConfig(given) for given in (first, [first], as_object, [as_object], (as_object,))]
+    assert all(config == configs[0] for config in configs)
+    model = pv.tiny("gpt2")
+    for given in (first, [first], {"representations": [first]}, configs[0]):
+        assert list(pv.IntervenableModel(given, model).interventions) == ["layer.1.mlp_output"]
+
+
+def test_types_come_from_the_representation_then_from_the_config():
+    config = pv.IntervenableConfig(
+        [{"layer": 0}, {"layer": 1, "intervention_type": pv.ZeroIntervention}], pv.AdditionIntervention
+    )
+    assert [config.type_of(i) for i in (0, 1)] == [pv.AdditionIntervention, pv.ZeroIntervention]
+    config = pv.IntervenableConfig([{"layer": 0}, {"layer": 1}], [pv.ZeroIntervention, pv.VanillaIntervention])
+    assert [config.type_of(i) for i in (0, 1)] == [pv.ZeroIntervention, pv.VanillaIntervention]
+
+
+def test_goes_to_json_and_back():
+    config = pv.IntervenableConfig(
+        [
+            pv.RepresentationConfig(
+                layer=-1,
+                component="head_value_output",
+                unit="h.pos",
+                intervention_type=pv.LowRankRotatedSpaceIntervention,
+                low_rank_dimension=2,
+                subspace_partition=[[0, 1], [1, 2]],
+                group_key=0,
+                intervention_link_key="tied",
+            ),
+            pv.RepresentationConfig(
+                component="transformer.h.0.mlp.output",
+                intervention_type=pv.AdditionIntervention,
+                source_representation=torch.linspace(-1, 1, 7, dtype=torch.bfloat16),
+                group_key=1,
+            ),
+        ],
+        mode="serial",
+        model_type="GPT2LMHeadModel",
+    )
+    again = pv.IntervenableConfig.from_json(config.to_json())
+    assert again == config
+    assert json.loads(config.to_json()) == config.to_dict()
+    constant = again.representations[1].source_representation
+    assert constant is not None
+    assert constant.dtype is torch.bfloat16
+    assert again != pv.IntervenableConfig(mode="serial")
+
+
+def test_an_instance_goes_to_json_by_its_class_and_spec():
+    instance = pv.LowRankRotatedSpaceIntervention(embed_dim=6, low_rank_dimension=2)
+    again = pv.IntervenableConfig.from_json(pv.IntervenableConfig({"intervention": instance}).to_json())
+    made = again.representations[0].intervention
+    assert type(made) is pv.LowRankRotatedSpaceIntervention
+    assert made.spec() == instance.spec()
+    with pytest.raises(pv.ConfigError, match="derive a class"):
+        pv.IntervenableConfig({"intervention": lambda base: base}).to_dict()
