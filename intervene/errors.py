@@ -78,6 +78,10 @@ class CausalModelError(InterveneError, ValueError):
     """A causal model that contradicts itself, or a question about variables or values that it doesn't have."""
 
 
+class SAEFormatError(InterveneError, ValueError):
+    """A folder that doesn't hold a sparse autoencoder of a known kind in SAELens' format."""
+
+
 class MissingDependencyError(InterveneError, ImportError):
     """An optional part needs a package that is not installed; the message names the extra."""
 

@@ -4,6 +4,7 @@
 basis, `registry` the names that saved configs use. Each further module holds one kind of intervention.
 """
 
+from .autoencoder import AutoencoderIntervention
 from .base import (
     BasisAgnosticIntervention,
     ConstantSourceIntervention,
@@ -15,30 +16,56 @@ from .base import (
     TrainableIntervention,
 )
 from .collect import CollectIntervention
-from .featurizers import Featurizer, Linear
+from .featurizers import Featurizer, Latents, Linear
 from .function import FunctionIntervention
+from .lora import LoRAIntervention
 from .make import make_intervention
+from .masked import SigmoidMaskIntervention
+from .mean import MeanIntervention
+from .noise import NoiseIntervention
+from .pca import PCARotatedSpaceIntervention
 from .registry import intervention_class, intervention_classes, intervention_name, register_intervention
-from .rotated import LowRankRotatedSpaceIntervention, RotatedSpaceIntervention, RotateLayer
+from .rotated import (
+    BoundlessRotatedSpaceIntervention,
+    LowRankRotatedSpaceIntervention,
+    RotatedSpaceIntervention,
+    RotateLayer,
+    SigmoidMaskRotatedSpaceIntervention,
+)
+from .sae import JumpReLUAutoencoderIntervention
+from .skip import SkipIntervention
 from .swaps import AdditionIntervention, SubtractionIntervention, VanillaIntervention, ZeroIntervention
+from .tempered import TemperedIntervention
 
 __all__ = [
     "AdditionIntervention",
+    "AutoencoderIntervention",
     "BasisAgnosticIntervention",
+    "BoundlessRotatedSpaceIntervention",
     "CollectIntervention",
     "ConstantSourceIntervention",
     "DistributedRepresentationIntervention",
     "Featurizer",
     "FunctionIntervention",
     "Intervention",
+    "JumpReLUAutoencoderIntervention",
+    "Latents",
     "Linear",
+    "LoRAIntervention",
     "LocalistRepresentationIntervention",
     "LowRankRotatedSpaceIntervention",
+    "MeanIntervention",
+    "NoiseIntervention",
+    "PCARotatedSpaceIntervention",
     "RotateLayer",
     "RotatedSpaceIntervention",
     "SharedWeightsTrainableIntervention",
+    "SigmoidMaskIntervention",
+    "SigmoidMaskRotatedSpaceIntervention",
+    "SkipIntervention",
     "SourcelessIntervention",
     "SubtractionIntervention",
+    "TemperedIntervention",
     "TrainableIntervention",
     "VanillaIntervention",
     "ZeroIntervention",

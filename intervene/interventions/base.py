@@ -34,6 +34,8 @@ class Intervention(nn.Module):
         is_source_constant: whether it is called without a source.
         collects: the result is kept and the activation is left alone.
         source_is_input: the source is the input of the site's module, from the same run unless another is given.
+        optional_sizes: which of ``low_rank_dimension`` and ``latent_dim`` mean something to the class.
+        late_buffers: buffers that have no shape before data or a state dict gives them one.
     """
 
     trainable: bool = False
@@ -42,6 +44,8 @@ class Intervention(nn.Module):
     basis_agnostic: ClassVar[bool] = False
     shared_weights: ClassVar[bool] = False
     is_repr_distributed: ClassVar[bool] = False
+    optional_sizes: ClassVar[tuple[str, ...]] = ()
+    late_buffers: ClassVar[tuple[str, ...]] = ()
 
     source_representation: Tensor | None
     _given: dict[str, Any]
@@ -87,10 +91,13 @@ class Intervention(nn.Module):
             InterventionArgumentError: a keyword that nobody takes; the message names the nearest.
         """
         super().__init__()
-        if extra and not _takes_own_keywords(type(self)):
-            name = next(iter(extra))
+        sizes = {"low_rank_dimension": low_rank_dimension, "latent_dim": latent_dim}
+        unused = [n for n, size in sizes.items() if size is not None and n not in self.optional_sizes]
+        if (extra or unused) and not _has_own_constructor(type(self)):
+            name = next(iter(extra), None) or unused[0]
+            known = [k for k in keywords(type(self)) if k not in sizes or k in self.optional_sizes]
             raise InterventionArgumentError(
-                f"{type(self).__name__} takes no keyword {name!r}.{did_you_mean(name, keywords(type(self)))}"
+                f"{type(self).__name__} takes no keyword {name!r}.{did_you_mean(name, known)}"
             )
         self.embed_dim = None if embed_dim is None else int(embed_dim)
         self.low_rank_dimension = None if low_rank_dimension is None else int(low_rank_dimension)
@@ -107,7 +114,7 @@ class Intervention(nn.Module):
     @property
     def needs_source(self) -> bool:
         """Whether a call needs a source, from a run of the model or given."""
-        return not self.is_source_constant
+        return not (self.is_source_constant or self.source_is_input)
 
     def set_source_representation(self, source_representation: Tensor) -> None:
         """Make ``source_representation`` the constant source."""
@@ -157,7 +164,9 @@ class Intervention(nn.Module):
             raise InterventionError(f"{name} {kind}; call it without another one")
         source = self.source_representation if source is None else source
         if source is None:
-            if self.is_source_constant and not self.source_is_input:
+            if self.source_is_input:
+                raise InterventionError(f"{name} needs the input of the site's module for its source")
+            if self.is_source_constant:
                 raise InterventionError(f"{name}: its constant source was never loaded: load_state_dict first")
             raise InterventionError(
                 f"{name} needs a source: pass sources=, or make it with source_representation= for a constant one"
@@ -218,10 +227,12 @@ class Intervention(nn.Module):
         return ", ".join(f"{k}={v!r}" for k, v in self._given.items() if v is not None)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # A constant source has whatever shape it was saved with.
-        found = state_dict.get(prefix + "source_representation")
-        if found is not None and self.is_source_constant:
-            self.source_representation = torch.empty_like(found, device=self._device())
+        # These have whatever shape they were saved with.
+        late = [*self.late_buffers, *(["source_representation"] if self.is_source_constant else [])]
+        for name in late:
+            found = state_dict.get(prefix + name)
+            if found is not None:
+                setattr(self, name, torch.empty_like(found, device=self._device()))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _device(self) -> torch.device | None:
@@ -319,7 +330,7 @@ def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _takes_own_keywords(cls: type[Intervention]) -> bool:
+def _has_own_constructor(cls: type[Intervention]) -> bool:
     """Whether a class from outside this library has a constructor, which may read keywords of its own."""
     ours = __name__.partition(".")[0] + "."
     return any(

@@ -32,9 +32,8 @@ class FunctionIntervention(Intervention):
 
     def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Subspaces | None = None) -> Tensor:
         self.check_width(base)
-        given = source if source is not None or self.is_source_constant else self.resolve_source(base, source)
-        if given is None:
-            given = self.source_representation
+        optional = self.is_source_constant and self.source_representation is None
+        given = source if optional else self.resolve_source(base, source)
         if given is not None and self._takes < 2:
             raise InterventionError(f"{self._name()} takes no source; call it without one")
         if subspaces is not None and self._takes < 3:

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrizations
 from ..errors import InterventionArgumentError
 from .base import DistributedRepresentationIntervention, TrainableIntervention, required
 from .featurizers import Linear
+from .tempered import TemperedIntervention
 
 
 class RotateLayer(nn.Module):
@@ -41,14 +42,18 @@ class RotateLayer(nn.Module):
         return next(self.parameters())
 
 
-class _Rotated(TrainableIntervention, DistributedRepresentationIntervention):
-    """What the rotated interventions share: a rotation, and the lens to its first directions."""
+class RotatedIntervention(TrainableIntervention, DistributedRepresentationIntervention):
+    """What the rotated interventions share: the lens to the first `directions` of a learned rotation.
+
+    Attributes:
+        rotate_layer: its ``weight`` (width, count) has orthonormal columns, one for each direction.
+    """
 
     rotate_layer: RotateLayer
 
     def directions(self) -> int:
         """How many of the rotated directions are features, from the first on."""
-        raise NotImplementedError
+        return required(self, "embed_dim")
 
     def featurizer(self) -> Linear:
         weight = self.rotate_layer.orthonormal()[:, : self.directions()]
@@ -58,7 +63,7 @@ class _Rotated(TrainableIntervention, DistributedRepresentationIntervention):
         return source
 
 
-class RotatedSpaceIntervention(_Rotated):
+class RotatedSpaceIntervention(RotatedIntervention):
     """Distributed interchange: ``base + (source - base) R_k R_k^T``, R_k the first k columns of a rotation R.
 
     Distributed alignment search (Geiger et al. 2023, "Finding Alignments Between Interpretable Causal Variables and
@@ -69,6 +74,8 @@ class RotatedSpaceIntervention(_Rotated):
     Shapes: base (batch, ..., width), source broadcasts to it; acts on each position by itself.
     """
 
+    optional_sizes = ("low_rank_dimension",)
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         width = required(self, "embed_dim")
@@ -76,10 +83,10 @@ class RotatedSpaceIntervention(_Rotated):
         self.rotate_layer = RotateLayer(width, width)
 
     def directions(self) -> int:
-        return required(self, "low_rank_dimension" if self.low_rank_dimension is not None else "embed_dim")
+        return required(self, "embed_dim" if self.low_rank_dimension is None else "low_rank_dimension")
 
 
-class LowRankRotatedSpaceIntervention(_Rotated):
+class LowRankRotatedSpaceIntervention(RotatedIntervention):
     """Distributed interchange in a subspace: ``base + (source - base) R R^T`` with R (width, k), orthonormal columns.
 
     As `RotatedSpaceIntervention`, holding and training only the k = ``low_rank_dimension`` directions that are
@@ -87,6 +94,8 @@ class LowRankRotatedSpaceIntervention(_Rotated):
 
     Shapes: base (batch, ..., width), source broadcasts to it; acts on each position by itself.
     """
+
+    optional_sizes = ("low_rank_dimension",)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -98,9 +107,71 @@ class LowRankRotatedSpaceIntervention(_Rotated):
         return required(self, "low_rank_dimension")
 
 
+class BoundlessRotatedSpaceIntervention(TemperedIntervention, RotatedIntervention):
+    """Distributed interchange of a learned number of directions: ``base + (source - base) R diag(m) R^T``.
+
+    Boundless DAS (Wu et al. 2023, "Interpretability at Scale: Identifying Causal Mechanisms in Alpaca",
+    https://arxiv.org/abs/2305.08809). The i-th rotated direction of n, i from 0, is swapped by
+    ``m_i = sigmoid((i + 1/2) / T) * sigmoid((b n - i - 1/2) / T)``: as the temperature T falls, the first b n ones.
+    Each direction stands at the middle of its unit interval, so none is swapped by half for being on the edge.
+
+    ``rotate_layer.weight`` R (n, n) and ``intervention_boundaries`` b (1,), from 1/2 and taken between 0 and 1, are
+    trained.
+
+    Shapes: base (batch, ..., n), source broadcasts to it; acts on each position by itself.
+    """
+
+    def __init__(self, *, temperature: float = 50.0, **kwargs: Any) -> None:
+        super().__init__(temperature=temperature, **kwargs)
+        width = required(self, "embed_dim")
+        self.rotate_layer = RotateLayer(width, width)
+        self.intervention_boundaries = nn.Parameter(torch.tensor([0.5]))
+
+    def get_boundary_parameters(self) -> nn.Parameter:
+        """The boundary as a share of the directions, (1,)."""
+        return self.intervention_boundaries
+
+    def set_intervention_boundaries(self, intervention_boundaries: float | Tensor) -> None:
+        """Set the boundary, a share of the directions between 0 and 1."""
+        share = float(intervention_boundaries)
+        if not 0 <= share <= 1:
+            raise InterventionArgumentError(f"a boundary is a share of the directions between 0 and 1, not {share}")
+        with torch.no_grad():
+            self.intervention_boundaries.fill_(share)
+
+    def boundary(self) -> Tensor:
+        """How many directions the boundary takes in, (1,), with gradient."""
+        return self.intervention_boundaries.clamp(0, 1) * required(self, "embed_dim")
+
+    def soft_mask(self) -> Tensor:
+        middles = torch.arange(required(self, "embed_dim"), device=self.temperature.device) + 0.5
+        inside = torch.sigmoid((self.boundary() - middles) / self.temperature)
+        return torch.sigmoid(middles / self.temperature) * inside
+
+
+class SigmoidMaskRotatedSpaceIntervention(TemperedIntervention, RotatedIntervention):
+    """Masked distributed interchange: ``base + (source - base) R diag(m) R^T`` with ``m = sigmoid(masks / T)``.
+
+    As `BoundlessRotatedSpaceIntervention` with a mask of its own for each rotated direction, so that any of them may
+    be chosen (a differential binary mask as in Huang et al. 2024, https://arxiv.org/abs/2402.17700). ``masks`` (n,),
+    from 100, and ``rotate_layer.weight`` R (n, n) are trained.
+
+    Shapes: base (batch, ..., n), source broadcasts to it; acts on each position by itself.
+    """
+
+    def __init__(self, *, temperature: float = 50.0, **kwargs: Any) -> None:
+        super().__init__(temperature=temperature, **kwargs)
+        width = required(self, "embed_dim")
+        self.rotate_layer = RotateLayer(width, width)
+        self.masks = nn.Parameter(torch.full((width,), 100.0))
+
+    def soft_mask(self) -> Tensor:
+        return torch.sigmoid(self.masks / self.temperature)
+
+
 def _check_rank(intervention: TrainableIntervention, width: int) -> None:
     rank = intervention.low_rank_dimension
-    if rank is not None and rank > width:
+    if rank is not None and not 1 <= rank <= width:
         raise InterventionArgumentError(
-            f"{type(intervention).__name__}: low_rank_dimension={rank} is more than the {width} features of the site"
+            f"{type(intervention).__name__}: low_rank_dimension={rank} is not between 1 and the site's {width}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .base import (
@@ -55,7 +56,7 @@ class ZeroIntervention(ConstantSourceIntervention, LocalistRepresentationInterve
     """
 
     def resolve_source(self, base: Tensor, source: Tensor | None) -> Tensor:
-        return base.new_zeros(()).expand(base.shape) if source is None else super().resolve_source(base, source)
+        return torch.zeros_like(base) if source is None else super().resolve_source(base, source)
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         return source
