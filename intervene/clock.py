@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .checkpointing import recomputing
 from .paths import way
 from .ports import Handle, parameter_names
-from .selection import Frame
+from .selection import START, Frame
 
 _CACHES = ("past_key_values", "cache_params")
 # The inputs that say how many columns there are, and on which axis.
@@ -39,6 +39,7 @@ class Clock:
         self.grad = False
         self._frames: dict[str | None, Frame] = {}
         self._listened: list[nn.Module] = []
+        self._handed_on: Tensor | None = None
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
 
     def attach(self, model: nn.Module, towers: Mapping[str | None, str]) -> list[Handle]:
@@ -61,16 +62,21 @@ class Clock:
 
     def frame(self, tower: str | None) -> Frame:
         """Where in its sequence the last forward of a tower (None for the model) stands."""
-        return self._frames.get(tower, _NOWHERE)
+        return self._frames.get(tower, START)
 
     @property
     def running(self) -> bool:
         """Whether a forward that counts is under way in this thread."""
         return _calls("_call_impl", self._listened) is not None
 
+    def tick(self) -> None:
+        """Note that a tensor came by in the running forward; a base that is called after it may be a caller's."""
+        self._handed_on = None
+
     def forget(self) -> None:
-        """Let go of the calls of ``generate`` that were seen."""
+        """Let go of the calls of ``generate``, and of the inputs, that were seen."""
         self._generations.clear()
+        self._handed_on = None
 
     def _begin(
         self,
@@ -86,10 +92,15 @@ class Clock:
             self.forwards += 1
             self.grad = torch.is_grad_enabled()
         self._frames[tower] = self._stand(module, args, kwargs)
+        self._handed_on = kwargs.get("input_ids")
 
     def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Within the model's forward the model's own arguments say more: how many logits it keeps.
-        if not recomputing() and _calls("_call_impl", self._listened[:1]) is None:
+        # Within the model's forward the model's own arguments say more: how many logits it keeps. That it hands on the
+        # very tensor it was given tells so at once, the call stack in every case.
+        handed_on, self._handed_on = self._handed_on, None
+        if (handed_on is not None and kwargs.get("input_ids") is handed_on) or recomputing():
+            return
+        if _calls("_call_impl", self._listened[:1]) is None:
             self._begin(None, (), module, args, kwargs)
 
     def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -121,9 +132,6 @@ class Clock:
         if known is None or known[0] is not generation:
             known = self._generations[module] = (generation, length)
         return known[1]
-
-
-_NOWHERE = Frame()
 
 
 def _calls(method: str, owners: list[nn.Module] | tuple[nn.Module, ...]) -> FrameType | None:

@@ -43,6 +43,8 @@ def refuse_compiled(model: nn.Module, path: str) -> None:
     """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``, or one
     around it is what ``torch.compile`` returned."""
     modules = way(model, path)
+    if not any(m._compiled_call_impl is not None or _compiled_wrapper(m) for m in modules):
+        return
     for depth, module in enumerate(modules):
         if depth < len(modules) - 1 and _compiled_wrapper(module):
             prefix = ".".join(path.split(".")[:depth])

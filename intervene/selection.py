@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -40,8 +41,7 @@ Choice = Span | Indices | PerRow
 Selectable = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """Where in the sequence a forward stands.
 
     Attributes:
@@ -70,8 +70,10 @@ class Frame:
         return stop if self.prompt is None else min(self.prompt, stop)
 
 
-@dataclass(frozen=True)
-class Picked:
+START = Frame()
+
+
+class Picked(NamedTuple):
     """A selection resolved for one activation.
 
     ``entries`` says which of the selection's explicit positions pass by in this forward, by their place in the
@@ -125,36 +127,42 @@ class Selection:
                 normal[axis] = choice
             else:
                 normal[axis] = _normal(axis, choice)
-        return replace(self, **normal)
+        return type(self)(**{**self.__dict__, **normal})
 
-    def resolve(self, shape: Sequence[int], axes: Sequence[str] | None, frame: Frame = Frame()) -> Picked | None:
+    def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = START) -> Picked | None:
         """The lens for an activation of ``shape`` with named ``axes``; None if its columns don't pass by now.
 
         Raises:
             SelectionError: an axis the activation lacks, or an index out of its range.
         """
-        lens: Lens = Whole()
-        entries: Indices | None = None
-        size = list(shape)
-        for name, choice in (("rows", self.rows), ("heads", self.heads)):
-            if choice is not None:
-                axis = find_axis(name, axes, len(shape))
-                indices = _in_range(name, choice, size[axis])
-                lens, size[axis] = lens >> _lens(axis, indices), len(indices)
-        if self.positions is not None:
-            axis = find_axis("positions", axes, len(shape))
-            picked = _pick_positions(self.positions, axis, size, frame)
-            if picked is None:
-                return None
-            lens, entries = lens >> picked.lens, picked.entries
-        if self.dims is not None:
-            axis = len(shape) - 1
-            lens = lens >> _lens(axis, _in_range("dims", self.dims, size[axis]))
-        return Picked(lens, entries)
+        return _resolve(self, shape, axes, frame)
 
     def __str__(self) -> str:
         chosen = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return ", ".join(f"{n}={_text(c)}" for n, c in chosen if c is not None)
+
+
+# A sweep or a generation asks for the same few shapes at the same few places again and again.
+@lru_cache(maxsize=4096)
+def _resolve(selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame) -> Picked | None:
+    lens: Lens = Whole()
+    entries: Indices | None = None
+    size = list(shape)
+    for name, choice in (("rows", selection.rows), ("heads", selection.heads)):
+        if choice is not None:
+            axis = find_axis(name, axes, len(shape))
+            indices = _in_range(name, choice, size[axis])
+            lens, size[axis] = lens >> _lens(axis, indices), len(indices)
+    if selection.positions is not None:
+        axis = find_axis("positions", axes, len(shape))
+        picked = _pick_positions(selection.positions, axis, size, frame)
+        if picked is None:
+            return None
+        lens, entries = lens >> picked.lens, picked.entries
+    if selection.dims is not None:
+        axis = len(shape) - 1
+        lens = lens >> _lens(axis, _in_range("dims", selection.dims, size[axis]))
+    return Picked(lens, entries)
 
 
 _AXIS_NAMES = {

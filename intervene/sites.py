@@ -63,7 +63,7 @@ class Site:
             SelectionError: a choice that isn't indices, repeats one, or narrows an axis twice.
         """
         narrowed = self.selection.narrowed(positions=positions, heads=heads, dims=dims, rows=rows, call=call)
-        return replace(self, selection=narrowed)
+        return type(self)(self.component, self.layer, self.tower, self.axes, self.port, self.lens, narrowed)
 
     @property
     def whole(self) -> Site:

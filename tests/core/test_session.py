@@ -581,3 +581,22 @@ def test_the_order_of_distinct_sites_does_not_matter(adapted: Any, ids: Tensor, 
             expected = adapted.model(ids).logits
         with adapted.session(writes=[(s, lambda h: h * 2 + 1) for s in order]):
             assert torch.equal(adapted.model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("first", ["whole", "failed"])
+def test_the_base_after_the_whole_model(adapted: intervene.Adapted, ids: Tensor, first: str) -> None:
+    """Each is a forward of its own, though both get the same tensor; one that failed doesn't count for the next."""
+    model: Any = adapted.model
+    base = model.base_model
+    site = adapted.site("block_output", 1).at(positions=-1)
+    wanted = [adapted.read(site, input_ids=i)[site] for i in (ids, ids[:, :4])]
+    with adapted.session(reads=[site], keep="all") as session:
+        if first == "whole":
+            model(input_ids=ids)
+        else:
+            with pytest.raises(IndexError):
+                model(input_ids=ids, position_ids=ids + 10**6)
+        base(input_ids=ids)
+        base(input_ids=ids[:, :4])
+    expected = [wanted[0], *wanted] if first == "whole" else wanted
+    assert all(torch.equal(a, b) for a, b in zip(session.values[site], expected, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ _START = Frame()
 class CountsLocally(Selection):
     """Counts positions from the first one of each forward."""
 
-    def resolve(self, shape: Sequence[int], axes: Sequence[str] | None, frame: Frame = _START) -> Picked | None:
+    def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = _START) -> Picked | None:
         try:
             return super().resolve(shape, axes, _START)
         except ValueError:
@@ -33,7 +33,7 @@ class CountsLocally(Selection):
 class CountsFromEachEnd(Selection):
     """Counts negative positions from the end of each forward."""
 
-    def resolve(self, shape: Sequence[int], axes: Sequence[str] | None, frame: Frame = _START) -> Picked | None:
+    def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = _START) -> Picked | None:
         negative = isinstance(self.positions, tuple) and isinstance(self.positions[0], int) and self.positions[0] < 0
         return super().resolve(shape, axes, _START if negative else frame)
 
@@ -42,8 +42,8 @@ class CountsFromEachEnd(Selection):
 class ForgetsThePrompt(Selection):
     """Without a cache, counts negative positions from what was generated so far."""
 
-    def resolve(self, shape: Sequence[int], axes: Sequence[str] | None, frame: Frame = _START) -> Picked | None:
-        return super().resolve(shape, axes, replace(frame, prompt=None))
+    def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = _START) -> Picked | None:
+        return super().resolve(shape, axes, frame._replace(prompt=None))
 
 
 class EveryStep(Around):
