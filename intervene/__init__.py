@@ -74,7 +74,10 @@ from .registry import families, register, tiny
 from .session import Session
 from .sites import Site, Sites, Values
 from .sweeps import SweepResult, sweep
+from .torchvision_operators import wait_for_torchvision as _wait_for_torchvision
 from .tracing import CausalTrace, causal_trace
+
+_wait_for_torchvision()
 
 __version__ = _version("torch-intervene")
 

@@ -13,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import torch
 from hypothesis import HealthCheck, settings
 
+# Before any test imports transformers, which imports torchvision where timm has brought it along.
+import intervene  # noqa: F401
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
