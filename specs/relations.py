@@ -243,7 +243,8 @@ class Rotation(Relation):
 
     `module`, relative to the model, gives the cosines and sines of the positions. They turn the first of a head's
     features, as many as there are of them, each with the one half of these further on (Su et al. 2021,
-    https://arxiv.org/abs/2104.09864).
+    https://arxiv.org/abs/2104.09864). `scaled`: source is divided by the square root of d first, in models that scale
+    their queries before the rotation and not the scores after it.
     """
 
     kind: ClassVar[str] = "rotation"
@@ -251,10 +252,12 @@ class Rotation(Relation):
     result: str = _component("block")
     source: str = _component("block")
     module: tuple[str, ...] = field(metadata={"read": "paths"})
+    scaled: bool = field(default=False, metadata={"read": "flag"})
 
     @property
     def statement(self) -> str:
-        return f"{self.result} = {self.source} rotated by {' or '.join(self.module)}"
+        scaled = " / sqrt(d)" if self.scaled else ""
+        return f"{self.result} = {self.source}{scaled} rotated by {' or '.join(self.module)}"
 
 
 @dataclass(frozen=True, kw_only=True)
