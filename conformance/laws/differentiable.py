@@ -30,6 +30,9 @@ def differentiable(draw: Draw) -> None:
     source's place shows.
     """
     case = draw.case(dtypes=("float64",), padding=False, columns=2)
+    for given in case.inputs.values():
+        # A site may show embeddings just as they came in; a gradient reaches those through it.
+        given.requires_grad_(given.is_floating_point())
     site = draw.site(case)
     keywords, _ = draw.selection(case)
     chosen = site.at(**keywords)
