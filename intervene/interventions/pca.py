@@ -37,6 +37,8 @@ class PCARotatedSpaceIntervention(BasisAgnosticIntervention, DistributedRepresen
 
     def __init__(self, *, pca: Any = None, pca_mean: Any = None, pca_std: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Saved as buffers, wherever they come from, so a spec needn't say them.
+        self._given = {k: v for k, v in self._given.items() if k not in ("pca", "pca_mean", "pca_std")}
         for name in self.late_buffers:
             self.register_buffer(name, None)
         if pca is not None:
@@ -77,10 +79,6 @@ class PCARotatedSpaceIntervention(BasisAgnosticIntervention, DistributedRepresen
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         return source
-
-    def spec(self) -> dict[str, Any]:
-        # The components are in the state dict, wherever they came from.
-        return {k: v for k, v in super().spec().items() if k not in ("pca", *self.late_buffers)}
 
     def _set(self, components: Tensor, mean: Any, std: Any) -> None:
         self.pca_components = components.contiguous()

@@ -1,0 +1,194 @@
+"""What each remaining type does: sums, means, noise, principal components, LoRA, collecting."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import intervene as pv
+from intervene.errors import InterventionArgumentError, InterventionError, ShapeMismatchError
+
+from .kinds import close
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+SHAPES = st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple)
+
+
+@given(SHAPES, st.integers(0, 99))
+def test_addition_undoes_subtraction(shape: tuple[int, ...], seed: int) -> None:
+    base, source = drawn(*shape, seed=seed), drawn(*shape, seed=seed + 1)
+    close(pv.AdditionIntervention()(pv.SubtractionIntervention()(base, source), source), base)
+    assert torch.equal(pv.AdditionIntervention()(base, source), base + source)
+
+
+@given(SHAPES)
+def test_zero_is_the_swap_with_zeros(shape: tuple[int, ...]) -> None:
+    base = drawn(*shape)
+    first = [[0]] * shape[0]
+    for subspaces in (None, first):
+        swapped = pv.VanillaIntervention()(base, torch.zeros(()), subspaces)
+        assert torch.equal(pv.ZeroIntervention()(base, None, subspaces), swapped)
+
+
+@given(SHAPES)
+def test_collect_gives_what_is_there(shape: tuple[int, ...]) -> None:
+    base = drawn(*shape)
+    collect = pv.CollectIntervention()
+    assert collect.collects
+    assert torch.equal(collect(base), base)
+    assert torch.equal(pv.CollectIntervention(interchange_dim=1)(base), base[..., :1])
+    with pytest.raises(InterventionError, match="takes no source"):
+        collect(base, base)
+
+
+# Noise
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4))
+def test_noise_of_a_position_does_not_depend_on_how_many_there_are(few: int, more: int, heads: int) -> None:
+    noise = pv.NoiseIntervention(seed=3)
+    for between in ((), (heads,)):
+        long = noise(torch.zeros(2, *between, few + more, 5))
+        assert torch.equal(noise(torch.zeros(1, *between, few, 5))[0], long[0, ..., :few, :])
+        assert torch.equal(long[0], long[1])
+
+
+def test_noise_is_seeded_standard_normal_at_its_level() -> None:
+    base = torch.zeros(1, 400, 50)
+    noise = pv.NoiseIntervention(noise_level=0.5, seed=7)(base)
+    assert torch.equal(noise, pv.NoiseIntervention(noise_level=0.5, seed=7)(base))
+    assert not torch.equal(noise, pv.NoiseIntervention(noise_level=0.5, seed=8)(base))
+    assert noise.std().item() == pytest.approx(0.5, rel=0.02)
+    assert noise.mean().item() == pytest.approx(0, abs=0.02)
+    assert torch.equal(pv.NoiseIntervention(noise_level=0.0)(base), base)
+    with pytest.raises(InterventionArgumentError, match="not negative"):
+        pv.NoiseIntervention(noise_level=-1.0)
+
+
+def test_noise_is_what_pyvene_adds() -> None:
+    # pyvene 0.1.8: NoiseIntervention(embed_dim=4)(torch.zeros(1, 4, 4).double())[0, 0]
+    found = pv.NoiseIntervention()(torch.zeros(1, 4, 4))[0, 0]
+    wanted = [0.218685317132984, -0.08236065329450426, -0.07110766572690742, -0.14445356797817596]
+    assert found.tolist() == pytest.approx(wanted)
+
+
+# Mean
+
+
+def test_the_mean_is_taken_over_all_axes_but_the_last() -> None:
+    batches = [drawn(2, 3, 4), drawn(1, 5, 4, seed=1)]
+    wanted = torch.cat([b.reshape(-1, 4) for b in batches]).mean(0)
+    for mean in (pv.MeanIntervention().fit(batches), pv.MeanIntervention().fit(iter(batches))):
+        close(mean(drawn(2, 2, 4)), wanted.expand(2, 2, 4))
+    close(pv.MeanIntervention(source_representation=batches[0])(drawn(1, 4))[0], batches[0].mean((0, 1)))
+    with pytest.raises(InterventionError, match="no mean yet"):
+        pv.MeanIntervention()(drawn(1, 4))
+    with pytest.raises(InterventionError, match="at least one"):
+        pv.MeanIntervention().fit([])
+
+
+def test_the_mean_over_a_dataset_leaves_padding_out() -> None:
+    model = pv.tiny("gpt2")
+    long, short = torch.tensor([[3, 9, 4, 11]]), torch.tensor([[7, 2]])
+    padded = torch.cat([long, torch.tensor([[7, 2, 0, 0]])])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batch = {"input_ids": padded, "attention_mask": mask}
+    mean = pv.MeanIntervention.from_dataset(model, "layer.1.block_output", [batch], progress=False)
+    apart = pv.MeanIntervention.from_dataset(model, "layer.1.block_output", [long, short], progress=False)
+    base = drawn(1, 24)
+    torch.testing.assert_close(mean(base), apart(base), rtol=1e-4, atol=1e-5)
+    heads = pv.MeanIntervention.from_dataset(model, "layer.1.head_value_output", [batch], progress=False)
+    assert heads(drawn(1, 3, 4, 8)).shape == (1, 3, 4, 8)
+
+
+# Principal components
+
+
+def test_components_are_those_of_the_data() -> None:
+    direction = torch.tensor([0.6, 0.8, 0.0])
+    data = drawn(200, 1) * 5 * direction + drawn(200, 3, seed=1) * 0.01 + 7
+    pca = pv.PCARotatedSpaceIntervention(low_rank_dimension=1).fit(data)
+    assert pca.pca_components is not None
+    assert (pca.pca_components[0] @ direction).abs().item() == pytest.approx(1, abs=1e-3)
+    base, source = drawn(4, 3), drawn(4, 3, seed=1)
+    along = torch.outer((source - base) @ pca.pca_components[0], pca.pca_components[0])
+    close(pca(base, source), base + along)
+
+
+@given(st.booleans())
+def test_all_components_swap_everything(standardize: bool) -> None:
+    data = drawn(50, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0]) + 1
+    pca = pv.PCARotatedSpaceIntervention().fit([data[:20], data[20:]], standardize=standardize)
+    base, source = drawn(2, 3, 4), drawn(2, 3, 4, seed=1)
+    close(pca(base, source), source)
+    features = pca.featurizer().get(data)
+    # Principal components of the data they come from are uncorrelated.
+    covariance = features.T @ features / len(data)
+    close(covariance, torch.diag(covariance.diagonal()))
+
+
+def test_components_come_from_scikit_learns_object_too() -> None:
+    fitted = SimpleNamespace(components_=[[0.0, 1.0, 0.0]], mean_=[1.0, 2.0, 3.0])
+    pca = pv.PCARotatedSpaceIntervention(pca=fitted, embed_dim=3)
+    base, source = drawn(2, 3), drawn(2, 3, seed=1)
+    assert torch.equal(pca(base, source)[:, [0, 2]], base[:, [0, 2]])
+    close(pca(base, source)[:, 1], source[:, 1])
+    assert pca.spec() == {"embed_dim": 3}
+    with pytest.raises(InterventionError, match="no components yet"):
+        pv.PCARotatedSpaceIntervention()(base, source)
+    with pytest.raises(InterventionArgumentError, match="need as many"):
+        pv.PCARotatedSpaceIntervention().fit(drawn(2, 3))
+    with pytest.raises(InterventionArgumentError, match="go with pca="):
+        pv.PCARotatedSpaceIntervention(pca_mean=[0.0])
+    with pytest.raises(InterventionArgumentError, match="standard deviation 0"):
+        pv.PCARotatedSpaceIntervention(pca=fitted, pca_std=[1.0, 0.0, 1.0])
+
+
+# LoRA, Skip, autoencoder
+
+
+def test_lora_is_a_linear_module_with_another_weight() -> None:
+    linear, x = nn.Linear(5, 3), drawn(2, 4, 5)
+    lora = pv.LoRAIntervention(embed_dim=3, input_dim=5, low_rank_dimension=2, lora_alpha=8.0)
+    assert not lora.needs_source
+    assert torch.equal(lora(linear(x), x), linear(x))  # B begins at 0
+    nn.init.normal_(lora.lora_B)
+    with torch.no_grad():
+        adapted = nn.functional.linear(x, linear.weight + 4 * lora.lora_B @ lora.lora_A, linear.bias)
+    close(lora(linear(x), x), adapted)
+    with pytest.raises(ShapeMismatchError, match="say input_dim=3"):
+        lora(linear(x), drawn(2, 4, 3))
+    with pytest.raises(InterventionError, match="input of the site's module"):
+        lora(linear(x))
+
+
+def test_skip_gives_the_input() -> None:
+    skip = pv.SkipIntervention()
+    assert skip.source_is_input
+    assert not skip.needs_source
+    output, x = drawn(2, 3), drawn(2, 3, seed=1)
+    assert torch.equal(skip(output, x), x)
+
+
+@given(st.integers(2, 5), st.integers(0, 99))
+def test_swapped_latents_change_what_they_decode_to(width: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    base, source = drawn(3, width, seed=seed), drawn(3, width, seed=seed + 1)
+    kept = pv.AutoencoderIntervention(embed_dim=width, latent_dim=4)
+    coder = kept.autoencoder
+    close(kept(base, source), base + coder(source) - coder(base))
+    bare = pv.AutoencoderIntervention(embed_dim=width, latent_dim=4, use_error_term=False)
+    bare.load_state_dict(kept.state_dict())
+    close(bare(base, source), coder(source))
+    mixed = coder.encode(base)
+    mixed[:, 2] = coder.encode(source)[:, 2]
+    close(bare(base, source, [2]), coder.decode(mixed))
