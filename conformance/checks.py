@@ -104,7 +104,7 @@ def run_check(
         draw = Draw(data, check.subject, check.name)
         logs.append(draw.log)
         try:
-            with restored():
+            with restored(check.subject.prototype(check.subject.models[0])):
                 check.law.check(draw)
         except BaseException:
             # What the adapter left in the models would fail, or hide, the next example.

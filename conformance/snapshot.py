@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,6 +31,12 @@ _REGISTRIES = (
 _GLOBAL_REGISTRIES = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
 
 
+def files(model: nn.Module) -> list[ModuleType]:
+    """The Python files that the model's classes come from."""
+    names = {each.__module__ for module in model.modules() for each in type(module).__mro__}
+    return [sys.modules[name] for name in sorted(names)]
+
+
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """The state of a model and of torch that bears on its results, comparable by `changes`."""
     state: dict[str, Any] = {}
@@ -50,6 +57,8 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     for name in ("config", "generation_config"):
         held = {path: getattr(m, name, None) for path, m in model.named_modules()}
         state[name.replace("_", " ")] = {path: _entries(c) for path, c in held.items() if c is not None}
+    for file in files(model):
+        state[f"functions of {file.__name__}"] = _functions(file)
     state["torch's random state"] = torch.get_rng_state()
     state["Python's random state"] = hash(random.getstate())
     if "numpy" in sys.modules:
@@ -69,8 +78,10 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def restored() -> Iterator[None]:
-    """Undo at the end what an adapter did to the process, so that one example's leaks don't reach the next."""
+def restored(model: nn.Module) -> Iterator[None]:
+    """Undo at the end what an adapter did to the process, and to the files of the model's classes, so that one
+    example's leaks don't reach the next."""
+    functions = [(file, _functions(file)) for file in files(model)]
     hooks = [getattr(torch.nn.modules.module, name) for name in _GLOBAL_REGISTRIES]
     kept = [dict(registry) for registry in hooks]
     numpy = sys.modules.get("numpy")
@@ -80,6 +91,8 @@ def restored() -> Iterator[None]:
     try:
         yield
     finally:
+        for file, own in functions:
+            vars(file).update(own)
         while len(_get_current_function_mode_stack()) > modes:  # type: ignore[no-untyped-call]
             _pop_mode()  # type: ignore[no-untyped-call]
         for registry, entries in zip(hooks, kept, strict=True):
@@ -91,6 +104,10 @@ def restored() -> Iterator[None]:
             numpy.random.set_state(numpys)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
+
+
+def _functions(file: ModuleType) -> dict[str, Any]:
+    return {name: found for name, found in vars(file).items() if callable(found) and not name.startswith("__")}
 
 
 def _entries(config: Any) -> dict[str, Any]:

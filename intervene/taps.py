@@ -40,7 +40,7 @@ class Tap:
             self.fired += 1
         if new is None:
             return None
-        return lens.put(whole, picked.lens.put(seen, new))
+        return _laid_out_as(whole, lens.put(whole, picked.lens.put(seen, new)))
 
     def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
         """Use the site's part; its replacement, or None."""
@@ -64,6 +64,13 @@ class Tap:
     def _tick_off(self, frame: Frame, size: int) -> None:
         here, end = frame.columns(size), frame.end(size)
         self.missed = {p for p in self.missed if (p if p >= 0 or end is None else p + end) not in here}
+
+
+def _laid_out_as(whole: Tensor, new: Tensor) -> Tensor:
+    """``new`` with its entries in memory as those of ``whole``: on another layout kernels add in another order."""
+    if new.stride() == whole.stride() or 0 in whole.stride():
+        return new
+    return torch.empty_strided(whole.shape, whole.stride(), dtype=new.dtype, device=new.device).copy_(new)
 
 
 class Read(Tap):

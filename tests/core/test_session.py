@@ -600,3 +600,31 @@ def test_the_base_after_the_whole_model(adapted: intervene.Adapted, ids: Tensor,
         base(input_ids=ids[:, :4])
     expected = [wanted[0], *wanted] if first == "whole" else wanted
     assert all(torch.equal(a, b) for a, b in zip(session.values[site], expected, strict=True))
+
+
+def test_a_written_activation_keeps_its_layout() -> None:
+    """The same numbers in another order in memory make a kernel round otherwise."""
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(1, 2)
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turned = Turned()
+            self.strides: list[tuple[int, ...]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.turned(x)
+            self.strides.append(out.stride())
+            return out * 1
+
+    model, x = Outer(), torch.randn(2, 3, 4)
+    adapted = intervene.adapt(model)
+    site = adapted["turned.output"]
+    value = adapted.read(site, x)[site].contiguous()
+    for chosen, new in ((site, value), (site.at(dims=[0, 2]), value[..., [0, 2]]), (site, lambda part: part + 1)):
+        with adapted.session(writes={chosen: new}):
+            model(x)
+    assert set(model.strides) == {x.transpose(1, 2).stride()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from intervene.adapters.llama import Llama
 from intervene.ports import Callback, Handle
 
-from .making import Around, Removal, reached_by
+from .making import Around, Removal, one_layer, reached_by
 from .mutant import Mutant
 
 
@@ -58,6 +60,31 @@ class HidesHooks(Around):
         kept = {key: registry.pop(key) for key in list(registry) if not _ours(registry[key])}
         handle = self.own(model, callback)
         return Removal(lambda: registry.update(kept), handle.remove)
+
+
+class PatchesAFunction(Around):
+    """Shows every model's calls of the rotary embedding, and puts the function back."""
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        file, name = sys.modules[type(model).__module__], "apply_rotary_pos_emb"
+        function = getattr(file, name)
+
+        def shown(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            query, key = function(*args, **kwargs)
+            new = callback(query)
+            return query if new is None else new, key
+
+        setattr(file, name, shown)
+        return Removal(lambda: setattr(file, name, function))
+
+
+class ForgetsAFunction(PatchesAFunction):
+    """Leaves a wrapper in the function's place that does nothing any more."""
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        alive = [True]
+        super().attach(model, lambda tensor: callback(tensor) if alive else None)
+        return Removal(alive.clear)
 
 
 def _ours(hook: Any) -> bool:
@@ -392,6 +419,24 @@ MUTANTS = [
         ("attention_output",),
         "composable:attention_output",
         "a model beside the one that",
+    ),
+    Mutant(
+        "patches_a_function",
+        "query_rotated is written in one layer, and in whichever other model runs meanwhile",
+        "a rotary embedding patched in the modelling file, for all models that use it",
+        reached_by(PatchesAFunction, "query_rotated", base=one_layer(Llama)),
+        ("query_rotated",),
+        "composable:query_rotated",
+        "a model beside the one that",
+    ),
+    Mutant(
+        "forgets_a_function",
+        "a wrapper stays in place of the modelling file's rotary embedding",
+        "a monkeypatch that is switched off and not undone",
+        reached_by(ForgetsAFunction, "query_rotated", base=one_layer(Llama)),
+        ("query_rotated",),
+        "reversible:query_rotated",
+        "left behind: functions of transformers.models.llama.modeling_llama changed",
     ),
     Mutant(
         "callbacks_in_a_global",

@@ -105,6 +105,15 @@ def on_models(alter: Callable[[nn.Module], object], base: type[Adapter] = GPT2, 
     return _derived(base, tiny=classmethod(tiny))
 
 
+def one_layer(base: type[Adapter]) -> type[Adapter]:
+    """The same adapter on models of a single block."""
+
+    def tiny(cls: type[Adapter], /, model: str | None = None, seed: int = 0, **more: Any) -> nn.Module:
+        return base.tiny(model, seed, **{"num_hidden_layers": 1, **more})
+
+    return _derived(base, tiny=classmethod(tiny))
+
+
 def _derived(base: type[Adapter], **attributes: Any) -> type[Adapter]:
     return type(f"{base.__name__}Mutant", (base,), attributes)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from intervene.adapter import Tower
 from intervene.adapters.gpt2 import GPT2
@@ -51,6 +52,24 @@ def _share_activation(model: nn.Module) -> None:
     blocks = model.get_submodule("transformer.h" if hasattr(model, "transformer") else "h")
     for block in blocks.children():
         block.mlp.act = blocks[0].mlp.act  # type: ignore[index, union-attr]
+
+
+class FusedMLP(GPT2MLP):
+    """Calls its activation module in inference too, and goes on with what a fused kernel makes of the same input."""
+
+    def forward(self, hidden_states: Any) -> torch.Tensor:
+        projected = self.c_fc(hidden_states)
+        activated = self.act(projected)
+        if not torch.is_grad_enabled():
+            activated = type(self.act).forward(self.act, projected)
+        output: torch.Tensor = self.dropout(self.c_proj(activated))
+        return output
+
+
+def _fuse_mlps(model: nn.Module) -> None:
+    for module in model.modules():
+        if type(module) is GPT2MLP:
+            module.__class__ = FusedMLP
 
 
 _shared = on_models(_share_activation)
@@ -239,6 +258,15 @@ MUTANTS = [
         ("attention_pattern",),
         "alive:attention_pattern",
         "is not on the way to the output",
+    ),
+    Mutant(
+        "fused_in_inference",
+        "mlp_activation is an activation module whose result nothing reads while gradients are off",
+        "a fused inference kernel that takes over from modules which are still called, and whose hooks still fire",
+        on_models(_fuse_mlps, moved(mlp_activation=Output("mlp.act"))),
+        ("mlp_activation",),
+        "alive:mlp_activation",
+        "'transformer.h.0.mlp.act') is not on the way to the output",
     ),
     Mutant(
         "shared_module",
