@@ -32,6 +32,7 @@ from .errors import (
     SessionError,
     ShapeMismatchError,
     SweepError,
+    TrainingError,
     UnknownInterventionError,
     UnknownSiteError,
     UnsupportedModelError,
@@ -76,6 +77,7 @@ from .sites import Site, Sites, Values
 from .sweeps import SweepResult, sweep
 from .torchvision_operators import wait_for_torchvision as _wait_for_torchvision
 from .tracing import CausalTrace, causal_trace
+from .training import FitResult, evaluate, fit, train_alignment
 
 _wait_for_torchvision()
 
@@ -99,6 +101,7 @@ __all__ = [
     "ConfigError",
     "ConstantSourceIntervention",
     "DistributedRepresentationIntervention",
+    "FitResult",
     "FunctionIntervention",
     "GradientCheckpointingError",
     "IntervenableConfig",
@@ -137,6 +140,7 @@ __all__ = [
     "SweepResult",
     "TemperedIntervention",
     "TrainableIntervention",
+    "TrainingError",
     "UnknownInterventionError",
     "UnknownSiteError",
     "UnsupportedModelError",
@@ -147,7 +151,9 @@ __all__ = [
     "adapt",
     "causal_trace",
     "components",
+    "evaluate",
     "families",
+    "fit",
     "intervention_class",
     "intervention_classes",
     "intervention_name",
@@ -156,6 +162,7 @@ __all__ = [
     "register_intervention",
     "sweep",
     "tiny",
+    "train_alignment",
 ]
 
 _ON_DEMAND = ("conformance", "demo", "specs")

@@ -82,6 +82,10 @@ class SAEFormatError(InterveneError, ValueError):
     """A folder that doesn't hold a sparse autoencoder of a known kind in SAELens' format."""
 
 
+class TrainingError(InterveneError, ValueError):
+    """A training run that can't be: nothing to train, batches of an unknown form, labels that don't fit."""
+
+
 class MissingDependencyError(InterveneError, ImportError):
     """An optional part needs a package that is not installed; the message names the extra."""
 

@@ -28,6 +28,9 @@ class RotateLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(width, count))
         nn.init.orthogonal_(self.weight)
         parametrizations.orthogonal(self)
+        # torch leaves its buffer transposed in memory, which safetensors refuses to save.
+        for buffer in self.buffers():
+            buffer.data = buffer.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
