@@ -24,7 +24,7 @@ class Planted(nn.Module):
             self.head.weight.copy_(torch.stack([-self.direction, self.direction]) * 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.inside(x))  # type: ignore[no-any-return]
+        return self.head(self.inside(x))
 
 
 def intervenable(model: nn.Module, kind: object, **fields: object) -> IntervenableModel:

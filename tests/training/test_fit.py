@@ -140,7 +140,7 @@ def test_a_penalty_counts_and_the_last_weights_are_kept_then() -> None:
     found = intervenable(model, BoundlessRotatedSpaceIntervention)
 
     def boundary(it: IntervenableModel) -> Tensor:
-        return it.interventions["inside.output"].get_boundary_parameters().sum()  # type: ignore[no-any-return]
+        return it.interventions["inside.output"].get_boundary_parameters().sum()
 
     result = quietly(
         found,
