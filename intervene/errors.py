@@ -86,6 +86,14 @@ class TrainingError(InterveneError, ValueError):
     """A training run that can't be: nothing to train, batches of an unknown form, labels that don't fit."""
 
 
+class ArtifactError(InterveneError, ValueError):
+    """A saved intervention that is broken, malicious, or not for this model; nothing of it was used."""
+
+
+class HubError(InterveneError, OSError):
+    """The hub refused, doesn't know the repository or revision, or can't be reached."""
+
+
 class MissingDependencyError(InterveneError, ImportError):
     """An optional part needs a package that is not installed; the message names the extra."""
 

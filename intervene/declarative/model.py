@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..adapted import adapt
 from ..errors import ConfigError, InterventionError, NeverFiredError, did_you_mean
+from ..interventions import Intervention
 from ..sites import Site
 from . import display
 from .config import IntervenableConfig, Representations
@@ -20,6 +22,9 @@ from .locations import sides
 from .output import IntervenableOutput, Original
 from .placing import Placed, place
 from .subspaces import by_intervention
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class IntervenableModel(nn.Module):
@@ -242,6 +247,142 @@ class IntervenableModel(nn.Module):
         """Where the model's first parameter is."""
         found = next(self.adapted.model.parameters(), None)
         return torch.device("cpu") if found is None else found.device
+
+    def save(self, directory: str | Path, *, include_model: bool = False, base_model: str | None = None) -> Path:
+        """Save the interventions in a folder: ``config.json``, their tensors as safetensors, and a model card.
+
+        After a kill or a full disk the folder holds what it held before, or all that is saved now (the card, which
+        nobody loads, is replaced last). Its other files stay. Saving runs no code and pickles nothing.
+
+        Args:
+            directory: the folder, made where it doesn't exist.
+            include_model: save the model's parameters that require gradients too, trained along with them.
+            base_model: the model's name on the hub for the card, where the model's config doesn't say.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InterventionError: an intervention that can't be saved, such as a plain function.
+            ArtifactError: the folder's ``config.json`` belongs to something else.
+            OSError: what the file system says.
+        """
+        from .. import sharing
+
+        return sharing.save(self, directory, include_model=include_model, base_model=base_model)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_model: bool = False,
+        base_model: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Make a repository of the Hugging Face hub hold what `save` writes, in one commit.
+
+        Args:
+            repo_id: ``"user/name"``, or ``"name"`` for one of one's own; made where it doesn't exist.
+            include_model: as in `save`.
+            base_model: as in `save`.
+            private: make a new repository private.
+            revision: a branch, made where it doesn't exist.
+            token: what to log in with, instead of what ``hf auth login`` stored.
+            endpoint: another hub.
+            commit_message: what the commit says.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            HubError: no right to write there, no connection, or what else the hub says.
+        """
+        from .. import sharing
+
+        return sharing.push_to_hub(
+            self,
+            repo_id,
+            include_model=include_model,
+            base_model=base_model,
+            private=private,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+            commit_message=commit_message,
+        )
+
+    def save_intervention(self, where: str | Path, **options: Any) -> str:
+        """Share on the hub: ``save_intervention("user/name")`` is `push_to_hub`, with its options.
+
+        A `Path`, a folder that exists, and a string that is no repository's id (``"./name"``) are saved in as `save`
+        does.
+
+        Returns:
+            The commit's address, or the folder.
+        """
+        from .. import sharing
+
+        return sharing.save_intervention(self, where, **options)
+
+    @classmethod
+    def load(
+        cls,
+        load_directory: str | Path,
+        model: nn.Module,
+        local_directory: str | Path | None = None,
+        from_huggingface_hub: bool = False,
+        include_model: bool | None = None,
+        *,
+        interventions: Mapping[str, type[Intervention]] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> Self:
+        """Load what `save`, `push_to_hub` or pyvene 0.1 saved, from a folder or the Hugging Face hub.
+
+        Nothing that comes along is run: tensors are read as safetensors (pyvene's ``.bin`` files with
+        ``weights_only=True``), and intervention classes are those known here. What is broken or doesn't fit is refused
+        as a whole, and ``model`` stays as it was.
+
+        Args:
+            load_directory: a folder, or else the id of a repository, ``"user/name"``.
+            model: the model that the interventions are for.
+            local_directory: download to this folder rather than to the hub's cache.
+            from_huggingface_hub: take the hub's even where a folder has that name.
+            include_model: load trained weights of the model into ``model``; None leaves them out, with a warning
+                where there are some.
+            interventions: which class to use, by the saved class's name (``"MyIntervention"``) or by the
+                intervention's key, for classes that aren't known here by that name.
+            revision: a branch, tag or commit.
+            token: what to log in with, instead of what ``hf auth login`` stored.
+            endpoint: another hub.
+            cache_dir: another cache.
+
+        Raises:
+            ArtifactError: broken, malicious, of an unknown class, or made for another model.
+            UnknownSiteError: a place that ``model`` doesn't have.
+            HubError: no such repository or revision, no right to it, or no connection and nothing cached.
+        """
+        from .. import sharing
+
+        return sharing.load(
+            cls,
+            load_directory,
+            model,
+            include_model=include_model,
+            interventions=interventions,
+            from_hub=from_huggingface_hub,
+            local_dir=local_directory,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+            cache_dir=cache_dir,
+        )
 
     def __str__(self) -> str:
         return display.text(self)
