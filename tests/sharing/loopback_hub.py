@@ -1,0 +1,312 @@
+"""A hub on this machine: enough of the Hugging Face hub's HTTP interface for its own client to work against.
+
+Repositories with branches and commits, tokens and private repositories, regular files in the commit's NDJSON, large
+ones by git LFS (as the client sends them with HF_HUB_DISABLE_XET; the xet protocol is not spoken here), redirects to a
+storage path for large files, and the error codes in the headers that the client turns into its exceptions.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repo:
+    """Files by path for each commit, and the commit of each branch."""
+
+    private: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
+    large: set[str] = field(default_factory=set)
+
+    def commit(self, branch: str, files: dict[str, bytes]) -> str:
+        parent = self.branches.get(branch, "")
+        sha = hashlib.sha1(f"{parent}{len(self.commits)}{sorted(files)}".encode()).hexdigest()
+        self.commits[sha] = files
+        self.branches[branch] = sha
+        return sha
+
+    def resolve(self, revision: str) -> str | None:
+        return self.branches.get(revision, revision if revision in self.commits else None)
+
+
+@dataclass
+class Hub:
+    """The server's state.
+
+    Attributes:
+        endpoint: its address.
+        store: the address of the storage for large files, another origin as on the real hub.
+        users: whose a token is; a user may write in the namespace of that name alone.
+        log: method and path of every request, in order.
+    """
+
+    endpoint: str = ""
+    store: str = ""
+    users: dict[str, str] = field(default_factory=dict)
+    repos: dict[str, Repo] = field(default_factory=dict)
+    storage: dict[str, bytes] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        repo = self.repos[repo_id]
+        return repo.commits[repo.branches[revision]]
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class Handler(BaseHTTPRequestHandler):
+    hub: ClassVar[Hub]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        """Tests print nothing."""
+
+    def answer(self) -> None:
+        self.split = urlsplit(self.path)
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            self.body = b"".join(self._chunks())
+        self.hub.log.append(f"{self.command} {unquote(self.split.path)}")
+        try:
+            for method, pattern, function in ROUTES:
+                match = re.fullmatch(pattern, unquote(self.split.path))
+                if match and self.command in method.split():
+                    function(self, *match.groups())
+                    return
+            raise Refusal(404, f"no such address: {self.path}")
+        except Refusal as refusal:
+            headers = {"X-Error-Message": str(refusal)}
+            if refusal.code:
+                headers["X-Error-Code"] = refusal.code
+            self.send(refusal.status, {"error": str(refusal)}, headers)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline().strip() or b"0", 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def send(self, status: int, content: Any = b"", headers: dict[str, str] | None = None) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        fields = {"Content-Type": "application/json", "Content-Length": str(len(data))}
+        fields |= {"Connection": "close", **(headers or {})}
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    @property
+    def user(self) -> str | None:
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token and token not in self.hub.users:
+            raise Refusal(401, "Invalid credentials in Authorization header")
+        return self.hub.users.get(token)
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def repo(self, repo_id: str) -> Repo:
+        found = self.hub.repos.get(repo_id)
+        user = self.user
+        if found is None or (found.private and user != repo_id.partition("/")[0]):
+            raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
+        return found
+
+    def writable(self, repo_id: str) -> Repo:
+        found = self.repo(repo_id)
+        self.may_write(repo_id.partition("/")[0])
+        return found
+
+    def may_write(self, namespace: str) -> None:
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if self.user != namespace:
+            raise Refusal(403, f"You don't have the rights to write under the namespace {namespace}")
+
+    def refuse_token(self) -> None:
+        if self.headers.get("Authorization"):
+            raise Refusal(400, "a token was sent to the storage, where nobody needs it")
+
+    def at(self, repo: Repo, revision: str) -> tuple[str, dict[str, bytes]]:
+        sha = repo.resolve(revision)
+        if sha is None:
+            raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return sha, repo.commits[sha]
+
+    # -- what the client calls ------------------------------------------------------------------------------------
+
+    def create_repo(self) -> None:
+        asked = self.json()
+        namespace = asked.get("organization") or self.user or ""
+        repo_id = f"{namespace}/{asked['name']}"
+        self.may_write(namespace)
+        status = 409 if repo_id in self.hub.repos else 200
+        if status == 200:
+            private = asked.get("visibility") == "private" or bool(asked.get("private"))
+            self.hub.repos[repo_id] = Repo(private)
+            self.hub.repos[repo_id].commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"})
+        self.send(status, {"url": f"{self.hub.endpoint}/{repo_id}", "id": repo_id, "name": repo_id})
+
+    def create_branch(self, repo_id: str, branch: str) -> None:
+        repo = self.writable(repo_id)
+        if branch in repo.branches:
+            raise Refusal(409, f"Reference already exists: {branch}")
+        repo.branches[branch] = repo.branches["main"]
+        self.send(200, {})
+
+    def validate_yaml(self) -> None:
+        text = self.json()["content"]
+        errors = [] if text.startswith("---\n") and "\n---\n" in text else [{"message": "no metadata"}]
+        self.send(400 if errors else 200, {"errors": errors, "warnings": []})
+
+    def preupload(self, repo_id: str, revision: str) -> None:
+        repo = self.writable(repo_id)
+        self.at(repo, revision)
+        self.send(
+            200,
+            {
+                "files": [
+                    {
+                        "path": file["path"],
+                        "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                        "shouldIgnore": False,
+                    }
+                    for file in self.json()["files"]
+                ]
+            },
+        )
+
+    def lfs_batch(self, repo_id: str) -> None:
+        self.writable(repo_id)
+        objects = []
+        for wanted in self.json()["objects"]:
+            found: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.hub.storage:
+                found["actions"] = {"upload": {"href": f"{self.hub.store}/storage/{wanted['oid']}"}}
+            objects.append(found)
+        self.send(200, {"transfer": "basic", "objects": objects})
+
+    def storage_put(self, oid: str) -> None:
+        self.refuse_token()
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            raise Refusal(400, "the content's SHA-256 isn't its name")
+        self.hub.storage[oid] = self.body
+        self.send(200)
+
+    def storage_get(self, oid: str) -> None:
+        self.refuse_token()
+        self.send(200, self.hub.storage[oid], {"Content-Type": "application/octet-stream", "ETag": f'"{oid}"'})
+
+    def commit(self, repo_id: str, revision: str) -> None:
+        repo = self.writable(repo_id)
+        _, files = self.at(repo, revision)
+        files = dict(files)
+        for line in self.body.splitlines():
+            key, value = (entry := json.loads(line))["key"], entry["value"]
+            if key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                if value["oid"] not in self.hub.storage:
+                    raise Refusal(400, f"{value['path']} was never uploaded")
+                files[value["path"]] = self.hub.storage[value["oid"]]
+                repo.large.add(value["path"])
+            elif key == "deletedFile":
+                del files[value["path"]]
+        sha = repo.commit(revision, files)
+        url = f"{self.hub.endpoint}/{repo_id}/commit/{sha}"
+        self.send(200, {"success": True, "commitOid": sha, "commitUrl": url})
+
+    def info(self, repo_id: str, revision: str | None = None) -> None:
+        repo = self.repo(repo_id)
+        sha, files = self.at(repo, revision or "main")
+        siblings = [{"rfilename": path} for path in files]
+        self.send(200, {"id": repo_id, "sha": sha, "private": repo.private, "siblings": siblings, "tags": []})
+
+    def tree(self, repo_id: str, revision: str) -> None:
+        repo = self.repo(repo_id)
+        _, files = self.at(repo, revision)
+        entries = []
+        for path, content in files.items():
+            entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content)}
+            if path in repo.large:
+                entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+            entries.append(entry)
+        self.send(200, entries)
+
+    def resolve_file(self, repo_id: str, revision: str, path: str) -> None:
+        repo = self.repo(repo_id)
+        sha, files = self.at(repo, revision)
+        if path not in files:
+            raise Refusal(404, f"Entry not found: {path}", "EntryNotFound")
+        content = files[path]
+        if path in repo.large:
+            oid = hashlib.sha256(content).hexdigest()
+            linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": sha}
+            self.send(302, b"", {**linked, "Location": f"{self.hub.store}/storage/{oid}"})
+        else:
+            headers = {"ETag": f'"{_git_oid(content)}"', "X-Repo-Commit": sha, "Content-Type": "text/plain"}
+            self.send(200, content, headers)
+
+    def whoami(self) -> None:
+        if self.user is None:
+            raise Refusal(401, "Invalid username or password.")
+        self.send(200, {"type": "user", "name": self.user})
+
+
+ROUTES: list[tuple[str, str, Callable[..., None]]] = [
+    ("GET", r"/api/whoami-v2", Handler.whoami),
+    ("POST", r"/api/repos/create", Handler.create_repo),
+    ("POST", r"/api/validate-yaml", Handler.validate_yaml),
+    ("POST", r"/api/models/([^/]+/[^/]+)/branch/(.+)", Handler.create_branch),
+    ("POST", r"/api/models/([^/]+/[^/]+)/preupload/(.+)", Handler.preupload),
+    ("POST", r"/api/models/([^/]+/[^/]+)/commit/(.+)", Handler.commit),
+    ("GET", r"/api/models/([^/]+/[^/]+)/revision/(.+)", Handler.info),
+    ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?", Handler.tree),
+    ("GET", r"/api/models/([^/]+/[^/]+)", Handler.info),
+    ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("PUT", r"/storage/([0-9a-f]{64})", Handler.storage_put),
+    ("GET HEAD", r"/storage/([0-9a-f]{64})", Handler.storage_get),
+    ("GET HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Handler.resolve_file),
+]
+
+
+@contextmanager
+def serving(users: dict[str, str]) -> Iterator[Hub]:
+    """A hub that answers while the ``with`` lasts; ``users`` says whose each token is."""
+    hub = Hub(users=users)
+    handler = type("Bound", (Handler,), {"hub": hub})
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for _ in range(2)]
+    hub.endpoint, hub.store = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield hub
+    finally:
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+
+def _git_oid(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
