@@ -215,8 +215,20 @@ class Adapter(ABC):
         if layer is None:
             port = replace(view.port, path=self.locate(view.port.path))
         else:
-            port = view.port.under(f"{self.locate(tower.blocks)}.{layer}")
-        return Site(name, layer, tower.name, self.axes(name, tower.name), port, view.lens)
+            port = view.port.under(f"{self._block_paths[tower.name]}.{layer}")
+        return Site(name, layer, tower.name, self._axes[tower.name][name], port, view.lens)
+
+    # Asked for once a tower, for a deep model has thousands of sites and every `adapt` makes them.
+    @cached_property
+    def _block_paths(self) -> dict[str | None, str]:
+        return {name: self.locate(tower.blocks) for name, tower in self.by_tower.items()}
+
+    @cached_property
+    def _axes(self) -> dict[str | None, dict[str, tuple[str, ...]]]:
+        return {
+            name: {component: self.axes(component, name) for component in (*tower.components, *tower.outside)}
+            for name, tower in self.by_tower.items()
+        }
 
     @property
     def roots(self) -> dict[str | None, str]:

@@ -52,7 +52,7 @@ class Port(ABC):
 
     def under(self, prefix: str) -> Port:
         """The same port with ``prefix`` before its module path."""
-        return replace(self, path=".".join(p for p in (prefix, self.path) if p))
+        return replace(self, path=f"{prefix}.{self.path}" if prefix and self.path else prefix or self.path)
 
     @abstractmethod
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
