@@ -29,8 +29,8 @@ class RepresentationConfig:
 
     Attributes:
         layer: which block, negative ones from the end; of no meaning for a component that a model has once.
-        component: a canonical component (``"mlp_output"``) or a module path that ends in ``.input`` or ``.output``
-            (``"transformer.h.0.mlp.output"``).
+        component: a canonical component (``"mlp_output"``, of one of several towers ``"vision.mlp_output"``) or a module
+            path that ends in ``.input`` or ``.output`` (``"transformer.h.0.mlp.output"``).
         unit: what unit locations count: ``"pos"`` positions, ``"h"`` heads, ``"h.pos"`` positions of heads, ``"t"``
             time steps of a recurrent module.
         max_number_of_units: how many units an intervention is meant for; kept for the record, locations decide.
@@ -88,7 +88,7 @@ class RepresentationConfig:
     @property
     def is_path(self) -> bool:
         """Whether the component is a module path rather than a canonical name."""
-        return self.component not in components() and self.component not in aliases()
+        return not _is_component(self.component)
 
     def replace(self, **changes: Any) -> RepresentationConfig:
         """A copy with some fields changed."""
@@ -283,7 +283,7 @@ def _check_component(component: Any) -> None:
     if not isinstance(component, str) or not component:
         raise ConfigError(f"component is a name or a module path, not {component!r}")
     known = [*components(), *aliases()]
-    if component in known or component.rpartition(".")[2] in ("input", "output"):
+    if _is_component(component) or component.rpartition(".")[2] in ("input", "output"):
         return
     if "." in component or "[" in component:
         raise UnknownSiteError(
@@ -294,6 +294,11 @@ def _check_component(component: Any) -> None:
         f"no component {component!r}.{did_you_mean(component, known)} Components: {', '.join(components())}; any "
         f"module is one by its path, as in 'path.to.module.output'"
     )
+
+
+def _is_component(name: str) -> bool:
+    bare = name.rpartition(".")[2]
+    return bare in components() or bare in aliases()
 
 
 def _plain(name: str, value: Any) -> Any:

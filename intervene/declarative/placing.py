@@ -88,8 +88,11 @@ def width(adapted: Adapted, site: Site) -> int | None:
     adapter = adapted.adapter
     if adapter is None:
         return None
-    claimed = adapter.load_spec().components.get(site.component)
-    return None if claimed is None else claimed.shape(adapter.known_as, adapter.config)[-1]
+    spec = adapter.load_spec().towers.get(site.tower or "")
+    claimed = None if spec is None else spec.components.get(site.component)
+    if spec is None or claimed is None:
+        return None
+    return claimed.shape(adapter.known_as, spec.config_of(adapter.config))[-1]
 
 
 def module_input(site: Site) -> Site:
@@ -116,10 +119,11 @@ def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
         )
     if representation.is_path:
         return _at_path(adapted, re.sub(r"\[(\d+)\]", r".\1", component), unit)
-    name = canonical(component)
+    tower, _, bare = component.rpartition(".")
+    name = canonical(bare)
     layered = components()[name].layered
     layer = representation.layer if layered or representation.layer else None
-    site = adapted.site(name, layer)
+    site = adapted.site(name, layer, tower or None)
     axes = site.axes or ()
     if unit in ("h", "h.pos") and not {"head", "kv_head"} & set(axes):
         heads = [c for c in components() if c == f"head_{name}"]
