@@ -29,8 +29,8 @@ class RepresentationConfig:
 
     Attributes:
         layer: which block, negative ones from the end; of no meaning for a component that a model has once.
-        component: a canonical component (``"mlp_output"``, of one of several towers ``"vision.mlp_output"``) or a module
-            path that ends in ``.input`` or ``.output`` (``"transformer.h.0.mlp.output"``).
+        component: a canonical component (``"mlp_output"``, in one of several towers ``"vision.mlp_output"``) or a
+            module path that ends in ``.input`` or ``.output`` (``"transformer.h.0.mlp.output"``).
         unit: what unit locations count: ``"pos"`` positions, ``"h"`` heads, ``"h.pos"`` positions of heads, ``"t"``
             time steps of a recurrent module.
         max_number_of_units: how many units an intervention is meant for; kept for the record, locations decide.

@@ -240,6 +240,8 @@ def _side(key: str, value: Any, units: Sequence[str]) -> list[Location]:
     each = isinstance(value, list) and (None in value or _depth(value) >= (4 if nested else 3))
     if not each:
         return [_location(key, value, unit) for unit in units]
+    if len(value) == 1:
+        value = value * len(units)
     if len(value) != len(units):
         raise SelectionError(f"{key}: locations for {len(value)} interventions, there are {len(units)}: {value!r}")
     return [_location(key, entry, unit) for entry, unit in zip(value, units, strict=True)]

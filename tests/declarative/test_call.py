@@ -87,12 +87,19 @@ class TestLocations:
             ({"base": 1, "sources->base": 2}, "twice"),
             (3, "dict"),
             ({"sources->base": [[[1], [2]], [[3], [4]]]}, "2 interventions"),
+            ({"sources->base": [[[1]], [[2]]]}, "2 interventions"),
         ],
         ids=repr,
     )
     def test_what_means_nothing_is_refused(self, gpt2, base, source, locations, says):
         with pytest.raises(pv.InterveneError, match=says):
             pv.IntervenableModel(block(), gpt2)(base, [source], unit_locations=locations)
+
+    def test_one_entry_serves_every_intervention(self, gpt2, base, source):
+        intervenable = pv.IntervenableModel([block(0), block(2)], gpt2)
+        once = intervenable(base, [source], unit_locations={"sources->base": ([[[1], [2]]], [[[3], [4]]])})
+        twice = intervenable(base, [source], unit_locations={"sources->base": ([[[1], [2]]] * 2, [[[3], [4]]] * 2)})
+        assert torch.equal(once[1].logits, twice[1].logits)
 
     def test_a_call_leaves_nothing_to_the_next_and_the_callers_lists_alone(self, gpt2, base, source):
         intervenable = pv.IntervenableModel([block(0), block(1)], gpt2)

@@ -41,6 +41,24 @@ def folders(where: Path) -> None:
     for name, model in models.items():
         model.save_pretrained(where / name)  # type: ignore[operator]
         tokenizer.save_pretrained(where / name)
+    honest(models["meta-llama/Llama-2-7b-hf"]).save(where / "zhengxuanzenwu" / "intervenable_honest_llama2_chat_7B")
+
+
+def honest(model: torch.nn.Module) -> pv.IntervenableModel:
+    """Directions added to what some attention heads put out, as honest LLaMA's intervention does."""
+    directions = torch.linspace(-3, 3, 24)
+    return pv.IntervenableModel(
+        [
+            pv.RepresentationConfig(
+                layer=layer,
+                component="attention_value_output",
+                intervention_type=pv.AdditionIntervention,
+                source_representation=directions * (layer + 1),
+            )
+            for layer in (2, 5, 7)
+        ],
+        model,
+    )
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

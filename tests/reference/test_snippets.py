@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 
 import intervene as pv
 
+from ..sharing.loopback_hub import connect, serving
 from .stand_ins import folders, names_that_the_text_leaves_out
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "pyvene-interventions.md"
@@ -44,15 +44,6 @@ def snippets() -> list[Snippet]:
 
 SNIPPETS = snippets()
 WRONG = 'component="mlp",'
-WAITING = {
-    "IntervenableModel.load(": "saving and sharing come from intervene.sharing, which has not landed",
-}
-
-
-def case(index: int, snippet: Snippet) -> Any:
-    reasons = [reason for text, reason in WAITING.items() if text in snippet.code]
-    marks = [pytest.mark.xfail(reason=r, raises=AttributeError, strict=True) for r in reasons]
-    return pytest.param(index, id=str(snippet), marks=marks)
 
 
 @dataclass
@@ -69,10 +60,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    before = Path.cwd()
-    os.chdir(tmp_path_factory.mktemp("reference"))
-    try:
+    here = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch, serving({"a-token": "username"}) as hub:
+        patch.chdir(here)
         folders(Path())
+        # A hub on this machine, with the reader logged in as the text's "username".
+        connect(hub, patch, tmp_path_factory.mktemp("hub"))
+        patch.setenv("HF_TOKEN", "a-token")
         names: dict[str, Any] = {"__name__": "reference", "pv": pv, **names_that_the_text_leaves_out()}
         run = Run([], [])
         for snippet in SNIPPETS:
@@ -85,11 +79,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
                 run.errors.append(error)
             run.names.append(dict(names))
         yield run
-    finally:
-        os.chdir(before)
 
 
-@pytest.mark.parametrize("index", [case(i, s) for i, s in enumerate(SNIPPETS)])
+@pytest.mark.parametrize("index", range(len(SNIPPETS)), ids=[str(s) for s in SNIPPETS])
 def test_runs(page: Run, index: int) -> None:
     error = page.errors[index]
     if WRONG in SNIPPETS[index].code:
@@ -132,3 +124,22 @@ def test_workflow_3_trains_the_rotation_alone(page: Run) -> None:
     assert rotation.weight.shape == (64, 64)
     torch.testing.assert_close(rotation.weight.T @ rotation.weight, torch.eye(64), atol=1e-4, rtol=0)
     assert all(p.grad is None and p.requires_grad for p in names["model"].parameters())
+
+
+def test_workflow_4_steers_what_is_generated(page: Run) -> None:
+    names = page.after("Generate with steering")
+    model, inputs, outputs = names["model"], names["inputs"], names["outputs"]
+    plain = model.generate(**inputs, max_new_tokens=100, do_sample=False)
+    assert outputs.shape[0] == 1
+    assert torch.equal(outputs[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    assert not torch.equal(outputs, plain)
+
+
+def test_saved_and_shared_interventions_come_back(page: Run) -> None:
+    saved = page.after("Generate with steering")["intervenable"]
+    loaded = page.after("./my_intervention")["intervenable"]
+    assert loaded is not saved
+    assert loaded.sites == saved.sites
+    for one, other in zip(saved.interventions.values(), loaded.interventions.values(), strict=True):
+        assert type(one[0]) is type(other[0])
+        assert torch.equal(one.source_representation, other.source_representation)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import intervene as pv
 
-from .loopback_hub import Hub, serving
+from .loopback_hub import Hub, connect, serving
 
 TOKEN = "a-token"
 
@@ -29,15 +29,6 @@ def inputs() -> dict[str, Tensor]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub on this machine that knows a user "me" by a token, and the client set up for it."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with serving({TOKEN: "me", "another-token": "you"}) as running:
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.endpoint)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
+        connect(running, monkeypatch, tmp_path)
         yield running

@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 @dataclass
@@ -306,6 +309,20 @@ def serving(users: dict[str, str]) -> Iterator[Hub]:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Set the hub's client up for this hub, with nobody logged in and a cache in ``home``."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
 
 
 def _git_oid(content: bytes) -> str:
