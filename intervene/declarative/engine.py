@@ -15,7 +15,8 @@ from ..errors import InterventionError, ShapeMismatchError
 from ..interventions import Intervention
 from ..session import Session, Written
 from ..sites import Site
-from .locations import Location, Patch, pair
+from .locations import Location
+from .patches import Patch, patches
 from .placing import Place, module_input
 
 Writes = list[tuple[Site, Written]]
@@ -190,8 +191,8 @@ def acts_of(
                 )
             if place.intervention.needs_source and tensor is None and sources[group] is None:
                 continue
-            patches = pair(place.site, place.unit, here, there, batch, batch_of(sources[group]))
-            found.append(Act(place, patches, tensor, subspaces[place.index]))
+            made = patches(place.site, place.unit, here, there, batch, batch_of(sources[group]))
+            found.append(Act(place, made, tensor, subspaces[place.index]))
         groups.append(found)
     return groups
 
@@ -257,13 +258,13 @@ def _at_input(site: Site) -> Site:
     return Site(moved.component, None, None, moved.axes, moved.port, moved.lens, chosen)
 
 
-def _merged(patches: Sequence[Patch], parts: Sequence[Tensor]) -> Any:
+def _merged(where: Sequence[Patch], parts: Sequence[Tensor]) -> Any:
     if len(parts) == 1:
         return parts[0]
-    steps = {patch.base.selection.call for patch in patches}
+    steps = {patch.base.selection.call for patch in where}
     if len(steps) > 1:
-        return torch.stack(list(parts), dim=1) if all(p.rows is None for p in patches) else list(parts)
-    rows = [row for patch in patches for row in patch.rows or ()]
+        return torch.stack(list(parts), dim=1) if all(p.rows is None for p in where) else list(parts)
+    rows = [row for patch in where for row in patch.rows or ()]
     if len({part.shape[1:] for part in parts}) > 1:
         by_row = dict(zip(rows, (r for part in parts for r in part), strict=True))
         return [by_row[row] for row in sorted(by_row)]

@@ -112,10 +112,10 @@ class IntervenableModel(nn.Module):
             sources: a list of inputs, one for each intervention or group; one alone serves them all. None among
                 them leaves the interventions that need it out of this call.
             unit_locations: which positions (heads, steps) are meant, by ``"sources->base"``, ``"base"`` or
-                ``"source_0->base"``; in serial mode by ``"source_0->source_1"`` and so on. An int or a flat list means
-                those units in every row and for every intervention, on both sides; a tuple is a pair (source, base);
-                a nested list has an entry for each intervention, or one for all, and in it a list for each row. None
-                means the whole activation.
+                ``"source_0->base"``; in serial mode by ``"source_0->source_1"`` and so on. An int, a slice or a flat
+                list means those units in every row and for every intervention, on both sides; a tuple is a pair
+                (source, base); a nested list has an entry for each intervention, or one for all, and in it a list for
+                each row. None means the whole activation.
             source_representations: sources as tensors: by intervention key, a list in the config's order, or one for
                 all. Each broadcasts to the part of the activation that is written.
             subspaces: which subspaces of an intervention's partition are meant: an int, a flat list, or a list with an

@@ -48,6 +48,26 @@ def test_positions_are_the_prompts(gpt2, prompt, source, use_cache):
         assert torch.equal(generated, expected)
 
 
+def test_an_open_slice_goes_on_into_what_is_generated(gpt2, prompt):
+    steering = torch.linspace(-4, 4, 24)
+    intervenable = pv.IntervenableModel(
+        block(intervention_type=pv.AdditionIntervention, source_representation=steering), gpt2
+    )
+    steered = intervenable.generate(prompt, unit_locations={"base": slice(5, None)}, **GREEDY)
+    plain = gpt2.generate(**prompt, **GREEDY)
+    # The first new token comes from the prompt, which is left alone.
+    assert torch.equal(steered[:, :6], plain[:, :6])
+    seen = []
+
+    def add(part):
+        seen.append(part.shape[1])
+        return part + steering if len(seen) > 1 else None
+
+    with pv.adapt(gpt2).session(writes={"layer.1.block_output": add}):
+        expected = gpt2.generate(**prompt, **GREEDY)
+    assert torch.equal(steered, expected)
+
+
 def test_collects_each_forward(gpt2, prompt):
     intervenable = pv.IntervenableModel(block(intervention_type=pv.CollectIntervention), gpt2)
     (original, collected), sequences = intervenable.generate(prompt, **GREEDY)
