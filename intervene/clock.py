@@ -20,6 +20,8 @@ _CACHES = ("past_key_values", "cache_params")
 # The inputs that say how many columns there are, and on which axis.
 _COLUMNS = {"input_ids": -1, "inputs_embeds": -2}
 _KEPT = "logits_to_keep"
+# What the sequence consists of; a decoder's own comes before what its encoder was given.
+_TOKENS = ("decoder_input_ids", "input_ids")
 
 
 class Clock:
@@ -121,6 +123,7 @@ class Clock:
             length,
             kept if isinstance(kept, int) and kept > 0 else None,
             self._prompt_length(module, length) if offset == 0 and length is not None else None,
+            next((passed[n] for n in _TOKENS if isinstance(passed.get(n), Tensor)), None),
         )
 
     def _prompt_length(self, module: nn.Module, length: int) -> int:

@@ -49,12 +49,14 @@ class Frame(NamedTuple):
         length: how many columns this one was given; None where its arguments don't say.
         kept: of how many last columns it computes the logits; None for all.
         prompt: how many of the columns are the prompt's, in a step of ``generate`` without a cache; None for all.
+        tokens: the token ids that this forward was given, (batch, columns); None where it was given none.
     """
 
     offset: int = 0
     length: int | None = None
     kept: int | None = None
     prompt: int | None = None
+    tokens: Tensor | None = None
 
     def columns(self, size: int) -> range:
         """The columns that an activation of ``size`` positions stands for."""

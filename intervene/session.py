@@ -21,9 +21,9 @@ from .errors import (
 )
 from .ports import Handle, Port
 from .sites import Site, Values
-from .taps import Read, Tap, Write
+from .taps import Read, Tap, Timed, Write
 
-Written = Tensor | float | int | Callable[[Tensor], Tensor | None]
+Written = Tensor | float | int | Callable[[Tensor], Tensor | None] | Timed
 Keep = Literal["last", "all"]
 
 

@@ -111,6 +111,13 @@ class Read(Tap):
             self._values._set(self.site, [kept])
 
 
+class Timed:
+    """A written function that also wants to know where in the sequence the forward stands: ``f(part, frame)``."""
+
+    def __call__(self, part: Tensor, frame: Frame) -> Tensor | None:
+        raise NotImplementedError
+
+
 class Write(Tap):
     """Puts a tensor, a number, or a function of the part in the part's place.
 
@@ -133,11 +140,11 @@ class Write(Tap):
             return self._tensor(value, part, picked, frame)
         if isinstance(value, (float, int)):
             return torch.full_like(part, value)
-        return self._function(value, part)
+        return self._function(value, part, frame)
 
-    def _function(self, function: Callable[[Tensor], Any], part: Tensor) -> Tensor | None:
+    def _function(self, function: Callable[..., Any], part: Tensor, frame: Frame) -> Tensor | None:
         # The function gets a copy, so that one that works in place cannot reach the model's own tensor.
-        new = function(part.clone())
+        new = function(part.clone(), frame) if isinstance(function, Timed) else function(part.clone())
         if new is None:
             return None
         if not isinstance(new, Tensor):

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import intervene
 from intervene.errors import NeverFiredError, ShapeMismatchError
+from intervene.selection import Frame
+from intervene.taps import Timed
 
 STEPS = 5
 SITES = ["layer.0.block_output", "layer.1.mlp_output", "layer.1.query_output", "layer.0.key_output", "embedding_output"]
@@ -295,3 +297,19 @@ def test_a_session_on_the_bare_base_under_generate(gpt2: Any, ids: Tensor) -> No
     with base.session(reads=[site], keep="all") as session:
         gpt2.generate(ids, max_new_tokens=STEPS, do_sample=False)
     assert [t.shape[1] for t in session.values[site]] == [1, 1]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_timed_function_knows_the_columns_and_tokens(adapted: Any, ids: Tensor, cache: bool) -> None:
+    seen: list[tuple[range, Tensor]] = []
+
+    class Note(Timed):
+        def __call__(self, part: Tensor, frame: Frame) -> None:
+            assert frame.tokens is not None
+            seen.append((frame.columns(part.shape[1]), frame.tokens))
+
+    out, _ = generate(adapted, ids, {"layer.1.block_output": Note()}, use_cache=cache)
+    for columns, tokens in seen:
+        assert torch.equal(tokens, out[:, columns.start : columns.stop])
+    assert [columns.stop for columns, _ in seen] == [6, 7, 8, 9, 10]
+    assert [len(columns) for columns, _ in seen] == ([6, 1, 1, 1, 1] if cache else [6, 7, 8, 9, 10])
