@@ -16,6 +16,7 @@ except ImportError as error:
 from .checks import Check, check_adapter, generate_checks, run_check
 from .html import to_html
 from .law import Law, all_laws
+from .markdown import to_markdown
 from .outcome import Outcome, Report, Status
 from .parametrize import parametrize_with_laws
 from .profiles import PROFILES, Profile
@@ -40,5 +41,6 @@ __all__ = [
     "run_check",
     "show",
     "to_html",
+    "to_markdown",
     "tolerance",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .html import to_html
+from .markdown import to_markdown
 from .outcome import Report
 
 
@@ -24,3 +25,8 @@ def write_json(reports: Sequence[Report], path: Path) -> None:
 def write_html(reports: Sequence[Report], path: Path) -> None:
     """Write `to_html`'s page as UTF-8."""
     path.write_text(to_html(reports), "utf-8")
+
+
+def write_markdown(reports: Sequence[Report], path: Path) -> None:
+    """Write `to_markdown`'s page as UTF-8."""
+    path.write_text(to_markdown(reports), "utf-8")

@@ -141,9 +141,17 @@ def _projection(relation: kinds.Projection, reading: Reading) -> Iterator[Side]:
         root = reading.case.model if layer is None else reading.block(layer)
         wanted = submodule(root, relation.module)(reading.total(relation.terms, layer))
         wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+        wanted = _in_rows(wanted, reading)
         if relation.part is not None:
             wanted = _part(wanted, relation.part, reading)
         yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+
+
+def _in_rows(tokens: Tensor, reading: Reading) -> Tensor:
+    """(batch, position, feature), also of a module that gives the tokens of all rows as one list."""
+    setting = reading.case.setting
+    split = tokens.dim() == 2 and tokens.shape[0] == setting.rows * setting.columns
+    return tokens.reshape(setting.rows, setting.columns, -1) if split else tokens
 
 
 def _part(whole: Tensor, part: kinds.Part, reading: Reading) -> Tensor:
@@ -179,6 +187,40 @@ def _rotation(relation: kinds.Rotation, reading: Reading) -> Iterator[Side]:
         first, second = turned.chunk(2, dim=-1)
         turned = turned * cosine + torch.cat([-second, first], dim=-1) * sine
         yield Side(f"l = {layer}", reading(relation.result, layer), torch.cat([turned, kept], dim=-1))
+
+
+@_sides.register
+def _routing(relation: kinds.Routing, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        found = reading(relation.result, layer)
+        largest = reading(relation.logits, layer).float().softmax(-1).sort(-1, descending=True).values
+        largest = largest[..., : found.shape[-1]]
+        yield Side(f"l = {layer}", found, (largest / largest.sum(-1, keepdim=True)).to(found.dtype))
+
+
+@_sides.register
+def _expert_input(relation: kinds.ExpertInput, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        found = reading(relation.result, layer)
+        yield Side(f"l = {layer}", found, reading(relation.source, layer).unsqueeze(-2).expand_as(found))
+
+
+@_sides.register
+def _expert_projection(relation: kinds.ExpertProjection, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        source = reading(relation.source, layer)
+        chosen = reading(relation.logits, layer).float().argsort(-1, descending=True)[..., : source.shape[-2]]
+        weight = dict(reading.block(layer).named_parameters())[relation.weight]
+        wanted = torch.einsum("btkoi,btki->btko", weight[chosen], source)
+        yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+
+
+@_sides.register
+def _expert_sum(relation: kinds.ExpertSum, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        weighted = reading(relation.terms, layer) * reading(relation.weights, layer).unsqueeze(-1)
+        found = reading(relation.result, layer)
+        yield Side(f"l = {layer}", found, weighted.sum(-2).to(found.dtype))
 
 
 @_sides.register

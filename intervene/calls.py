@@ -10,6 +10,7 @@ import functools
 import inspect
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from . import guards
 from .errors import PortError
 from .paths import way
 from .ports import Callback, Handle, Port, as_tensor, entry, with_entry
@@ -38,6 +40,10 @@ class Function(Port):
     argument: int | None = None
     label: str = "function"
     eager: bool = False
+
+    def require(self, model: nn.Module) -> None:
+        if self.eager:
+            guards.require_eager(model, self.path, str(self))
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         return _Attached(_shadow(way(model, self.path)[-1]), self, callback)
@@ -66,12 +72,15 @@ class Call(Port):
 
     ``names`` are alternatives of which each forward calls one: a scan of whole sequences, say, and its one-step form
     under a cache. ``argument`` is the parameter that is meant, by its name; without it the result is, and ``index`` its
-    entry where that is a tuple.
+    entry where that is a tuple. ``nth`` says which of a forward's calls counts, from 0, where it makes several, and
+    ``file`` the Python module that the function is called from, where that isn't the one of the module's class.
     """
 
     names: tuple[str, ...] = ()
     argument: str | None = None
     index: int | None = None
+    nth: int | None = None
+    file: str = ""
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         module = way(model, self.path)[-1]
@@ -128,6 +137,7 @@ class _Shadow:
         self.module = module
         self.torch_calls = _FunctionWatch()
         self.calls: list[tuple[Call, Callback]] = []
+        self._counts: Counter[str] = Counter()
         self._own = module.__dict__.get("forward")
         self._forward = module.forward
         module.__dict__["forward"] = self
@@ -137,12 +147,14 @@ class _Shadow:
             if self.torch_calls.watched:
                 stack.enter_context(self.torch_calls)
             if self.calls:
+                self._counts.clear()
                 stack.enter_context(_running.around(self))
             return self._forward(*args, **kwargs)
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call ``function``, with its arguments and its result shown to those who watch it."""
-        here = [(port, callback) for port, callback in self.calls if name in port.names]
+        nth, self._counts[name] = self._counts[name], self._counts[name] + 1
+        here = [(p, callback) for p, callback in self.calls if name in p.names and p.nth in (None, nth)]
         with _running.around(None):  # what a callback calls is its own
             for port, callback in here:
                 if port.argument is None:
@@ -252,11 +264,12 @@ def _stand_in(namespace: dict[str, Any], name: str) -> _StandIn:
 
 def _namespace(module: nn.Module, name: str, port: Call) -> dict[str, Any]:
     """The globals of the file that the module's class, or one that it derives from, finds ``name`` in."""
-    for each in type(module).__mro__:
-        found = vars(sys.modules[each.__module__])
+    files = [port.file] if port.file else [each.__module__ for each in type(module).__mro__]
+    for file in files:
+        found = vars(sys.modules[file]) if file in sys.modules else {}
         if callable(found.get(name)):
             return found
-    raise PortError(f"{port}: {type(module).__module__} has no function {name!r}")
+    raise PortError(f"{port}: {files[0]} has no function {name!r}")
 
 
 def _position(function: Callable[..., Any], port: Call, passed: int) -> int:

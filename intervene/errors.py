@@ -46,6 +46,10 @@ class AttentionImplementationError(InterveneError, RuntimeError):
     """The site exists under eager attention alone and the model runs another implementation."""
 
 
+class ExpertsImplementationError(InterveneError, RuntimeError):
+    """The site exists under another implementation of a mixture's experts than the one the model runs."""
+
+
 class GradientCheckpointingError(InterveneError, RuntimeError):
     """A session closed before the backward pass that would recompute its writes."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from .errors import AttentionImplementationError, UnsupportedModelError
+from .errors import AttentionImplementationError, ExpertsImplementationError, UnsupportedModelError
 from .paths import way
 
 _IMPLEMENTATION = "_attn_implementation_internal"
@@ -78,6 +78,17 @@ def require_eager(model: nn.Module, path: str, what: str) -> None:
             f"{what} exist under eager attention alone and this model runs {found!r}, which never holds them: "
             f"pass attention='eager' to this call or session, or load the model with "
             f"attn_implementation='eager'"
+        )
+
+
+def require_experts(model: nn.Module, path: str, what: str, name: str) -> None:
+    """Raise unless the experts module at ``path`` runs the implementation ``name``."""
+    config = getattr(way(model, path)[-1], "config", getattr(model, "config", None))
+    found = getattr(config, "_experts_implementation", None)
+    if found != name:
+        raise ExpertsImplementationError(
+            f"{what} exists under the experts implementation {name!r} alone, which computes every token's choices side "
+            f"by side, and this model runs {found!r}: call model.set_experts_implementation({name!r}) first"
         )
 
 

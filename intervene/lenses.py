@@ -267,3 +267,18 @@ class Unflatten(Lens):
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         return part.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Grouped(Lens):
+    """(groups * size, ...) seen as (groups, size, ...), as a token's choices of experts stand one after the other."""
+
+    size: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        if whole.shape[0] % self.size:
+            raise ShapeMismatchError(f"{whole.shape[0]} entries are no groups of {self.size}")
+        return whole.reshape(-1, self.size, *whole.shape[1:])
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.flatten(0, 1)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
-from .errors import PortError
+from .errors import PortError, SelectionError
 from .lenses import Lens
 from .paths import way
 
@@ -53,6 +53,17 @@ class Port(ABC):
     def under(self, prefix: str) -> Port:
         """The same port with ``prefix`` before its module path."""
         return replace(self, path=f"{prefix}.{self.path}" if prefix and self.path else prefix or self.path)
+
+    def require(self, model: nn.Module) -> None:  # noqa: B027 - most ports ask for nothing
+        """Raise where the model, as it is set up now, would never let the tensor flow by here."""
+
+    def of_expert(self, expert: int) -> Port:
+        """The port that shows what a single expert computes.
+
+        Raises:
+            SelectionError: nothing that flows by here belongs to experts.
+        """
+        raise SelectionError(f"cannot choose an expert: {self} is not what experts compute")
 
     @abstractmethod
     def attach(self, model: nn.Module, callback: Callback) -> Handle:

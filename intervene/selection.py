@@ -90,7 +90,8 @@ class Picked(NamedTuple):
 class Selection:
     """Which rows, heads, positions and feature dims; None means all of that axis.
 
-    ``call`` chooses one of several calls of a module in one forward, counted from 0.
+    ``call`` chooses one of several calls of a module in one forward, counted from 0; ``expert`` one of a mixture's.
+    Both name a place rather than a part of it: the port sees to them.
     """
 
     rows: Span | Indices | None = None
@@ -98,6 +99,7 @@ class Selection:
     positions: Choice | None = None
     dims: Span | Indices | None = None
     call: int | None = None
+    expert: int | None = None
 
     @property
     def narrows(self) -> bool:
@@ -123,9 +125,9 @@ class Selection:
                 continue
             if getattr(self, axis) is not None:
                 raise SelectionError(f"{axis} were chosen already ({getattr(self, axis)}); start from the whole site")
-            if axis == "call":
+            if axis in ("call", "expert"):
                 if not isinstance(choice, int) or isinstance(choice, bool) or choice < 0:
-                    raise SelectionError(f"call is a count from 0, not {choice!r}")
+                    raise SelectionError(f"{axis} is a count from 0, not {choice!r}")
                 normal[axis] = choice
             else:
                 normal[axis] = _normal(axis, choice)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from . import guards
-from .calls import Function
 from .checkpointing import Awaited, checkpointing, recomputing
 from .clock import Clock
 from .errors import (
@@ -93,8 +92,7 @@ class Session:
                 self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
                 guards.refuse_compiled(self._model, port.path)
-                if isinstance(port, Function) and port.eager:
-                    guards.require_eager(self._model, port.path, str(port))
+                port.require(self._model)
             self._handles += self._clock.attach(self._model, self._towers)
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from torch import Tensor
 
+from .errors import SelectionError
 from .lenses import Lens, Whole
 from .ports import Port
 from .selection import Selectable, Selection
@@ -48,6 +49,7 @@ class Site:
         dims: Selectable | None = None,
         rows: Selectable | None = None,
         call: int | None = None,
+        expert: int | None = None,
     ) -> Site:
         """A narrower site under the same laws; every axis is kept, chosen ones with fewer entries.
 
@@ -58,11 +60,20 @@ class Site:
             dims: entries of the last axis (features, logits' vocabulary, a pattern's key positions).
             rows: examples of the batch.
             call: which call of the module in one forward, from 0, for a module that runs several times.
+            expert: which expert of a mixture, from 0. The part is then (token, feature): the tokens that the router
+                sent there, in their original order, row by row. Chosen before anything else.
 
         Raises:
             SelectionError: a choice that isn't indices, repeats one, or narrows an axis twice.
         """
-        narrowed = self.selection.narrowed(positions=positions, heads=heads, dims=dims, rows=rows, call=call)
+        narrowed = self.selection.narrowed(
+            positions=positions, heads=heads, dims=dims, rows=rows, call=call, expert=expert
+        )
+        if expert is not None:
+            if self.selection != _ALL:
+                raise SelectionError(f"choose the expert first, then what of its tokens; chosen were {self.selection}")
+            port = self.port.of_expert(expert)
+            return type(self)(self.component, self.layer, self.tower, ("token", "feature"), port, _WHOLE, narrowed)
         return type(self)(self.component, self.layer, self.tower, self.axes, self.port, self.lens, narrowed)
 
     @property

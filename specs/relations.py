@@ -19,6 +19,9 @@ __all__ = [
     "Attentions",
     "Chain",
     "Condition",
+    "ExpertInput",
+    "ExpertProjection",
+    "ExpertSum",
     "HeadsReshape",
     "HiddenStates",
     "ModelOutput",
@@ -29,6 +32,7 @@ __all__ = [
     "Requirement",
     "ResidualSum",
     "Rotation",
+    "Routing",
     "Softmax",
 ]
 
@@ -261,6 +265,72 @@ class Rotation(Relation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Routing(Relation):
+    """result, (..., choices), == the largest of softmax(logits), (..., experts), the first the largest, over their sum.
+
+    As Mixtral weighs its experts (Jiang et al. 2024, https://arxiv.org/abs/2401.04088).
+    """
+
+    kind: ClassVar[str] = "routing"
+
+    result: str = _component("block")
+    logits: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = the largest of softmax({self.logits}), over their sum"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertInput(Relation):
+    """result, (..., choice, feature), == source, (..., feature), for each choice."""
+
+    kind: ClassVar[str] = "expert_input"
+
+    result: str = _component("block")
+    source: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {self.source}, for each choice"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertProjection(Relation):
+    """result == each chosen expert's matrix times source, both (..., choice, feature).
+
+    `weight` is the path, relative to the block, of a parameter (experts, out, in); the experts are those of the largest
+    logits.
+    """
+
+    kind: ClassVar[str] = "expert_projection"
+
+    result: str = _component("block")
+    source: str = _component("block")
+    logits: str = _component("block")
+    weight: str = field(metadata={"read": "text"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {self.weight}[the largest of {self.logits}] @ {self.source}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSum(Relation):
+    """result, (..., feature), == terms, (..., choice, feature), added up with weights, (..., choice)."""
+
+    kind: ClassVar[str] = "expert_sum"
+
+    result: str = _component("block")
+    terms: str = _component("block")
+    weights: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {self.terms} weighted by {self.weights}, added up"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Softmax(Relation):
     """pattern == softmax(scores) over key positions."""
 
@@ -336,6 +406,10 @@ KINDS: dict[str, type[Relation]] = {
         Normalization,
         HeadsReshape,
         Rotation,
+        Routing,
+        ExpertInput,
+        ExpertProjection,
+        ExpertSum,
         Softmax,
         Attentions,
         AttentionMix,

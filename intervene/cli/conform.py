@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -17,7 +18,7 @@ from . import options
 from .console import interactive, print_json, stderr, stdout
 
 if TYPE_CHECKING:
-    from ..conformance import Check, Report, Subject
+    from ..conformance import Report, Subject
 
 EXAMPLES = """\
 Examples:
@@ -29,6 +30,8 @@ Examples:
   intervene conform ./adapter.py:MyAdapter --law put_get --law meaning --component query_output
 
   intervene conform my_package.adapter:MyAdapter --profile thorough --expected-failures expected.toml
+
+  intervene conform --all --jobs 2 --html matrix.html --markdown docs/matrix.md
 """
 
 
@@ -50,11 +53,12 @@ def _file(value: Path | None) -> Path | None:
 
 def run(
     adapters: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="ADAPTER...", help="A family, such as gpt2, package.module:Class, or path/to/file.py:Class."
         ),
-    ],
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every installed family.")] = False,
     law: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this law; may be given again.")] = None,
     component: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this component; may be given again.")
@@ -70,6 +74,12 @@ def run(
     html: Annotated[
         Path | None, typer.Option(callback=_file, metavar="PATH", help="Also write the report as one HTML page.")
     ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(callback=_file, metavar="PATH", help="Also write the matrices as Markdown.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes; each family then has one of its own, whatever its library imports.")
+    ] = 1,
     as_json: options.Json = False,
 ) -> None:
     """Hold an adapter and its spec against every law.
@@ -77,19 +87,25 @@ def run(
     Examples are drawn by hypothesis on small models made from a config. The exit code is 0 where every adapter
     conforms, 1 where one does not, and 2 where there is no such adapter, law, component or expected failure.
     """
-    from ..conformance.files import to_document, write_html
+    from ..conformance.files import to_document, write_html, write_markdown
     from ..conformance.terminal import show
 
-    reports = _check(adapters, law, component, profile.value, seed, expected_failures)
+    if bool(adapters) == every:
+        raise typer.BadParameter("name adapters, or say --all", param_hint="ADAPTER")
+    names = list(adapters or _installed())
+    reports = _check(names, law, component, profile.value, seed, expected_failures, jobs)
     if html is not None:
         write_html(reports, html)
+    if markdown is not None:
+        write_markdown(reports, markdown)
     if as_json:
         print_json(to_document(reports))
     else:
         for report in reports:
             show(report, stdout())
-    if html is not None:
-        stderr().print(f"report: {html}", soft_wrap=True)
+    for written in (html, markdown):
+        if written is not None:
+            stderr().print(f"report: {written}", soft_wrap=True)
     if not all(report.passed for report in reports):
         raise typer.Exit(1)
 
@@ -101,6 +117,7 @@ def _check(
     profile: str,
     seed: int | None,
     expected_failures: Path | None,
+    jobs: int,
 ) -> list[Report]:
     from ..conformance import check_adapter, generate_checks
 
@@ -110,21 +127,48 @@ def _check(
         _usage("--law", partial(list, generate_checks(subject, laws_=laws)))
         _usage("--component", partial(list, generate_checks(subject, components=components)))
     expected = _expected(expected_failures, subjects)
+    asked: dict[str, Any] = {"profile": profile, "laws": laws, "components": components, "seed": seed}
+    each = [{**asked, "expected_failures": expected[s.spec.family]} for s in subjects]
+    if jobs > 1:
+        return _side_by_side(names, each, jobs)
     reports = []
-    for subject in subjects:
+    for subject, options_ in zip(subjects, each, strict=True):
         count = sum(1 for _ in generate_checks(subject, laws_=laws, components=components))
         with _bar(subject.spec.title, count) as advance:
-            report = check_adapter(
-                subject,
-                profile=profile,
-                laws=laws,
-                components=components,
-                expected_failures=expected[subject.spec.family],
-                seed=seed,
-                progress=advance,
-            )
-        reports.append(report)
+            reports.append(check_adapter(subject, progress=advance, **options_))
     return reports
+
+
+def _installed() -> list[str]:
+    from ..registry import families
+
+    return sorted(families())
+
+
+def _side_by_side(names: Sequence[str], each: Sequence[dict[str, Any]], jobs: int) -> list[Report]:
+    """The reports of several families, each checked in a new process."""
+    found: dict[str, Report] = {}
+    with (
+        multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool,
+        _bar("Families", len(names)) as advance,
+    ):
+        for name, report in pool.imap_unordered(_one, zip(names, each, strict=True)):
+            found[name] = report
+            if advance is not None:
+                advance(name)
+    return [found[name] for name in names]
+
+
+def _one(asked: tuple[str, dict[str, Any]]) -> tuple[str, Report]:
+    import torch
+
+    from ..conformance import check_adapter
+    from ..conformance.target import load_adapter
+
+    # The processes share the cores, and the models are too small to be worth two threads.
+    torch.set_num_threads(1)
+    name, how = asked
+    return name, check_adapter(load_adapter(name), **how)
 
 
 def _subjects(names: Sequence[str]) -> list[Subject]:
@@ -163,7 +207,7 @@ def _usage(option: str, ask: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _bar(title: str, count: int) -> Iterator[Callable[[Check], None] | None]:
+def _bar(title: str, count: int) -> Iterator[Callable[[object], None] | None]:
     """A progress bar and what moves it on, called with each check as it begins; None where nobody watches."""
     if not interactive():
         yield None
@@ -178,4 +222,4 @@ def _bar(title: str, count: int) -> Iterator[Callable[[Check], None] | None]:
     with Progress(*columns, console=stderr(), transient=True) as progress:
         task = progress.add_task(title, total=count, check="")
         begun = itertools.count()
-        yield lambda check: progress.update(task, completed=next(begun), check=check.id)
+        yield lambda what: progress.update(task, completed=next(begun), check=getattr(what, "id", str(what)))

@@ -86,6 +86,26 @@ def test_several_adapters() -> None:
     assert [r["family"] for r in json.loads(result.stdout)["reports"]] == ["plainformer", "gpt2"]
 
 
+def test_processes_and_markdown(tmp_path: Path) -> None:
+    page = tmp_path / "matrix.md"
+    few = ("--law", "shaped", "--law", "generation", "--component", "attention_output")
+    result = conform("gpt2", PLAIN, *few, "--jobs", 2, "--markdown", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    assert "| [GPT-2](#gpt2) | yes | 2 | 0 |" in text
+    assert "| [Plainformer](#plainformer) | yes | 1 | 0 | 1 |" in text
+    assert "| `attention_output` | ✓ | – |" in text
+    assert "- the spec claims no model class that generates: `generation` of attention_output" in text
+
+
+def test_a_failure_in_markdown(broken: str, tmp_path: Path) -> None:
+    page = tmp_path / "matrix.md"
+    assert conform(broken, *FEW, "--markdown", page).exit_code == 1
+    text = page.read_text(encoding="utf-8")
+    assert f"- **{ID}** failed: query_output = attention.query(attention_input)" in text
+    assert "| `query_output` | ✗ |" in text
+
+
 def test_expected_failures(broken: str, tmp_path: Path) -> None:
     path = tmp_path / "expected.toml"
     path.write_text(f'"{ID}" = "our issue 7"\n')
@@ -107,8 +127,10 @@ def test_thorough_tells_its_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Missing argument"),
-        (("gpt",), "no family 'gpt'; there are gpt2"),
+        ((), "name adapters, or say --all"),
+        (("gpt2", "--all"), "name adapters, or say --all"),
+        (("gpt2", "--jobs", "0"), "--jobs"),
+        (("gpt",), "no family 'gpt'; there are"),
         (("gpt2", "--law", "idetity"), "Did you mean 'identity'?"),
         (("gpt2", "--component", "query"), "no component 'query'"),
         (("gpt2", "--profile", "fast"), "'fast'"),
