@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property, partial
 from inspect import signature
 from typing import Any
 
@@ -39,12 +40,41 @@ class Case:
         """The outputs of the model with nothing attached."""
         return self.forward()
 
-    def forward(self, model: nn.Module | None = None, **extra: Any) -> dict[str, Tensor]:
-        """The outputs of one forward, dropout seeded; torch's random state is as before afterwards."""
-        return tensors(self.call(model, **extra))
+    def forward(
+        self, model: nn.Module | None = None, *, grad: bool | None = None, graph: bool = False, **extra: Any
+    ) -> dict[str, Tensor]:
+        """The outputs of one forward, dropout seeded; torch's random state is as before afterwards.
+
+        Args:
+            model: in place of the case's.
+            grad: whether gradients are enabled, in place of the setting's.
+            graph: keep the outputs' graph.
+        """
+        chosen = self.model if model is None else model
+        with self.outputs_of(chosen) as outputs:
+            outputs[""] = self.call(chosen, grad=grad, **extra)
+        return tensors(outputs, graph)
+
+    @contextmanager
+    def outputs_of(self, model: nn.Module) -> Iterator[dict[str, Any]]:
+        """What the root of each tower returns, by its path; some models pass on little of it.
+
+        The caller adds what the model itself returns, under the empty path.
+        """
+        found: dict[str, Any] = {}
+        handles = []
+        for path, root in dict(tower.root(model) for tower in self.subject.by_tower).items():
+            if path:
+                keep = partial(_keep, found, path)
+                handles.append(root.register_forward_hook(keep))
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def call(self, model: nn.Module | None = None, *, grad: bool | None = None, **extra: Any) -> Any:
-        """What the model returns for the case's inputs; ``grad`` in place of the setting's where given."""
+        """What the model returns for the case's inputs."""
         chosen = self.model if model is None else model
         inputs = {**self.inputs, **extra}
         if "use_cache" in signature(type(chosen).forward).parameters:
@@ -83,11 +113,18 @@ class Case:
         return (scale * torch.randn(like.shape, generator=self.generator)).to(like.dtype)
 
 
-def tensors(output: Any, graph: bool = False) -> dict[str, Tensor]:
-    """The floating-point tensors that a model returned, by name; caches are left out."""
-    if isinstance(output, Tensor):
-        items: Iterable[tuple[Any, Any]] = [("output", output)]
-    else:
-        items = output.items() if isinstance(output, Mapping) else enumerate(output)
-    found = {str(n): v for n, v in items if isinstance(v, Tensor) and v.is_floating_point()}
+def _keep(found: dict[str, Any], path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    found[path] = output
+
+
+def tensors(outputs: Mapping[str, Any], graph: bool = False) -> dict[str, Tensor]:
+    """The floating-point tensors that modules returned, by module path and name; caches are left out."""
+    found = {}
+    for path, output in outputs.items():
+        if isinstance(output, Tensor):
+            items: Iterable[tuple[Any, Any]] = [("output", output)]
+        else:
+            items = output.items() if isinstance(output, Mapping) else enumerate(output)
+        prefix = f"{path}." if path else ""
+        found.update({f"{prefix}{n}": v for n, v in items if isinstance(v, Tensor) and v.is_floating_point()})
     return found if graph else {n: v.detach() for n, v in found.items()}

@@ -133,8 +133,13 @@ class Draw:
         """The keywords of `Site.at` that the component's axes allow, with the axis that each narrows."""
         axes = self.axes(case)
         names = {"batch": "rows", "head": "heads", "kv_head": "heads"}
-        names |= {"position": "positions", "query_position": "positions"}
-        return {names[a]: i for i, a in enumerate(axes) if a in names} | {"dims": len(axes) - 1}
+        names |= dict.fromkeys(("position", "query_position", "source_position"), "positions")
+        found: dict[str, int] = {}
+        for axis, name in enumerate(axes):
+            if name in names:
+                # Of queries and the positions that they attend to, positions are the queries'.
+                found.setdefault(names[name], axis)
+        return found | {"dims": len(axes) - 1}
 
     def _indices(self, name: str, size: int, count: int | None = None) -> list[int]:
         wanted = st.lists(

@@ -33,6 +33,14 @@ class Side:
     wanted: Tensor
 
 
+_FLAGS = {
+    "hidden_states": "output_hidden_states",
+    "attentions": "output_attentions",
+    "cross_attentions": "output_attentions",
+}
+"""The argument that makes transformers' models return an oracle."""
+
+
 class Reading:
     """One plain forward of a case: components through the adapter, oracles from hooks of this module's own."""
 
@@ -45,11 +53,12 @@ class Reading:
             for name in names
             for layer in (range(self.layers) if components()[name].layered else [None])
         ]
-        asked: dict[str, Any] = {
-            f"output_{n}": True for n in ("hidden_states", "attentions") if n == getattr(relation, "oracle", "")
-        }
-        with case.adapted.session(reads=sites) as session:
-            self.output: Any = case.call(**asked)
+        flag = _FLAGS.get(getattr(relation, "oracle", ""))
+        asked: dict[str, Any] = {} if flag is None else {flag: True}
+        root, _ = case.subject.root(case.model)
+        with case.adapted.session(reads=sites) as session, case.outputs_of(case.model) as outputs:
+            outputs[""] = case.call(**asked)
+        self.output: Any = outputs[root]
         self._values = session.values
 
     def __call__(self, component: str, layer: int | None = None) -> Tensor:
@@ -63,7 +72,7 @@ class Reading:
         return value
 
     def recorded(self, name: str) -> Any:
-        """An entry of what the model returned."""
+        """An entry of what the model returned, or the tower's root."""
         found = self.output.get(name) if hasattr(self.output, "get") else getattr(self.output, name, None)
         if found is None:
             raise Violation(f"the model returned no {name!r} to compare with")

@@ -66,6 +66,12 @@ class Subject:
         """The spec's tower that the checks are about."""
         return self.spec.towers[self.tower_name]
 
+    def root(self, model: nn.Module) -> tuple[str, nn.Module]:
+        """The module that is given the tower's sequence, by path and itself, found by the spec's own paths."""
+        modules = dict(model.named_modules())
+        path = next((p for p in self.tower.root if p in modules), "")
+        return path, modules[path]
+
     @property
     def prefix(self) -> str:
         """What the addresses of the tower's sites begin with."""
@@ -130,7 +136,7 @@ class Subject:
         key = (name, dtype, attention)
         if key not in self._models:
             made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
-            if attention is not None:
+            if attention not in (None, getattr(getattr(made, "config", None), "_attn_implementation", None)):
                 made.set_attn_implementation(attention)  # type: ignore[operator]
             self._models[key] = made
         return self._models[key]
@@ -169,14 +175,22 @@ class Subject:
         config = self.tower.config_of(self.config_of(model))
         return evaluate(self.tower.positions, config) if self.tower.positions else None
 
+    def source_columns(self, model: str, columns: int) -> int:
+        """How many positions the sequence has that cross-attention attends to, for inputs of ``columns``."""
+        other = self.tower.attends_to.get(self.class_of(model))
+        if other is None or not self.spec.towers[other].positions:
+            return columns
+        tower = self.spec.towers[other]
+        return evaluate(tower.positions, tower.config_of(self.config_of(model)))
+
     def shape(self, component: str, model: str, rows: int, columns: int) -> tuple[int, ...]:
         """The shape that the spec claims for inputs of ``rows`` x ``columns``."""
         claim = self.tower.components[component]
         sizes = claim.shape(self.class_of(model), self.tower.config_of(self.config_of(model)))
         axes = self.claim(component, model).axes
+        open_axes = {"batch": rows, "source_position": self.source_columns(model, columns)}
         return tuple(
-            size if size is not None else (rows if axis == "batch" else columns)
-            for axis, size in zip(axes, sizes, strict=True)
+            size if size is not None else open_axes.get(axis, columns) for axis, size in zip(axes, sizes, strict=True)
         )
 
     def layers(self, component: str) -> tuple[int | None, ...]:

@@ -39,7 +39,8 @@ class Clock:
     def __init__(self) -> None:
         self.forwards = 0
         self.grad = False
-        self._frames: dict[str | None, Frame] = {}
+        self._frames: dict[str, Frame] = {}
+        self._roots: dict[str | None, str] = {}
         self._listened: list[nn.Module] = []
         self._handed_on: Tensor | None = None
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
@@ -48,23 +49,25 @@ class Clock:
         """Start listening; the handles stop it.
 
         Args:
-            towers: the module paths of the towers that have a sequence of their own.
+            towers: the module path of the root of each tower that has a sequence of its own.
         """
         base = getattr(model, "base_model", model)
-        roots = {way(model, path)[-1]: tower for tower, path in towers.items()}
-        begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, None, ())}
+        begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, "", ())}
         if isinstance(base, nn.Module) and base is not model:
             begins[base] = self._begin_base
         around = tuple(begins)
-        for root, tower in roots.items():
-            if root not in begins:
-                begins[root] = partial(self._begin, tower, around)
+        for tower, path in towers.items():
+            root = way(model, path)[-1]
+            if root not in around:
+                self._roots[tower] = path
+                begins.setdefault(root, partial(self._begin, path, around))
         self._listened = list(begins)
         return [module.register_forward_pre_hook(begin, with_kwargs=True) for module, begin in begins.items()]
 
     def frame(self, tower: str | None) -> Frame:
-        """Where in its sequence the last forward of a tower (None for the model) stands."""
-        return self._frames.get(tower, START)
+        """Where in its sequence the last forward of a tower stands; a tower without a root of its own has the
+        model's."""
+        return self._frames.get(self._roots.get(tower, ""), START)
 
     @property
     def running(self) -> bool:
@@ -82,7 +85,7 @@ class Clock:
 
     def _begin(
         self,
-        tower: str | None,
+        root: str,
         around: tuple[nn.Module, ...],
         module: nn.Module,
         args: tuple[Any, ...],
@@ -93,8 +96,9 @@ class Clock:
         if not around or _calls("_call_impl", around) is None:
             self.forwards += 1
             self.grad = torch.is_grad_enabled()
-        self._frames[tower] = self._stand(module, args, kwargs)
-        self._handed_on = kwargs.get("input_ids")
+        self._frames[root] = self._stand(module, args, kwargs)
+        if not root:
+            self._handed_on = kwargs.get("input_ids")
 
     def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Within the model's forward the model's own arguments say more: how many logits it keeps. That it hands on the
@@ -103,7 +107,7 @@ class Clock:
         if (handed_on is not None and kwargs.get("input_ids") is handed_on) or recomputing():
             return
         if _calls("_call_impl", self._listened[:1]) is None:
-            self._begin(None, (), module, args, kwargs)
+            self._begin("", (), module, args, kwargs)
 
     def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         passed = kwargs

@@ -11,7 +11,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Protocol, cast
 
@@ -43,9 +43,13 @@ class View:
 
 @dataclass(frozen=True)
 class Port(ABC):
-    """Where a tensor flows by, relative to the block or the model that the adapter's table is about."""
+    """Where a tensor flows by, relative to the block or the model that the adapter's table is about.
+
+    ``call`` says which of the module's calls in one forward is meant, from 0, where a model calls it several times.
+    """
 
     path: str = ""
+    call: int | None = field(default=None, kw_only=True)
 
     def __rshift__(self, lens: Lens) -> View:
         return View(self, lens)
@@ -109,7 +113,7 @@ class Input(Port):
         )
 
     def __str__(self) -> str:
-        return f"{self.path or 'model'} input" + (f" {self.name!r}" if self.name else "")
+        return f"{self.path or 'model'} input" + (f" {self.name!r}" if self.name else "") + _which(self.call)
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,11 @@ class Output(Port):
         return handle
 
     def __str__(self) -> str:
-        return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "")
+        return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "") + _which(self.call)
+
+
+def _which(call: int | None) -> str:
+    return "" if call is None else f" of call {call}"
 
 
 @cache

@@ -172,8 +172,14 @@ def _resolve(selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...]
 _AXIS_NAMES = {
     "rows": ("batch",),
     "heads": ("head", "kv_head"),
-    "positions": ("position", "query_position"),
+    "positions": ("position", "query_position", "source_position"),
 }
+
+
+def elsewhere(axes: Sequence[str] | None) -> bool:
+    """Whether an activation's positions are another sequence's than the forward computes: those that cross-attention
+    attends to, which pass by all at once."""
+    return axes is not None and "source_position" in axes and "query_position" not in axes
 
 
 def find_axis(choice: str, axes: Sequence[str] | None, rank: int) -> int:

@@ -159,7 +159,7 @@ class _Dispatch:
         changed = None
         written: Site | None = None
         for tap in self._taps:
-            chosen = tap.site.selection.call
+            chosen = tap.call
             if chosen is None and call > 0 and not again:
                 raise AmbiguousCallError(
                     f"{tap.site.address}: {tap.site.port.path or 'the model'} ran {call + 1} times in one "

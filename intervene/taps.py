@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import SelectionError, ShapeMismatchError
 from .lenses import Whole
-from .selection import Frame, Picked, find_axis
+from .selection import START, Frame, Picked, elsewhere, find_axis
 from .sites import Site, Values
 
 _WHOLE = Picked(Whole())
@@ -22,6 +22,8 @@ class Tap:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.fired = 0
+        self._elsewhere = elsewhere(site.axes)
+        self.call = site.selection.call if site.selection.call is not None else site.port.call
         self.missed = set(site.selection.listed)
         self.last_column = -1
 
@@ -30,6 +32,8 @@ class Tap:
 
         ``again`` says that a backward pass computes this forward a second time.
         """
+        if self._elsewhere:
+            frame = START
         lens = self.site.lens.within(frame)
         seen = lens.get(whole)
         picked = self._pick(seen, frame)

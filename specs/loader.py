@@ -128,6 +128,13 @@ def _read(path: Path) -> Spec:
     if "towers" not in top or any(key in top for key in _TOWER_KEYS):
         # With towers, the top level may still describe what belongs to the model as a whole.
         towers[""] = _Tower(top, models).read("")
+    for tower in towers.values():
+        for model, other in tower.attends_to.items():
+            if other not in towers:
+                section = top.section("towers").section(tower.name) if tower.name else top
+                raise section.section("attends_to").error(
+                    f"{model!r} attends to the tower {other!r}", nearest(other, towers), model
+                )
     return Spec(
         family=top.text("family"),
         title=top.text("title"),
@@ -154,7 +161,8 @@ class _Tower:
             there, missing = ("blocks", "layers") if "blocks" in section else ("layers", "blocks")
             raise section.error(f"{there!r} without {missing!r}", "give both, or none", there)
         components = self.components(vocabulary)
-        absent = self.reasons(section.section("absent", {}), vocabulary.components, "component")
+        known = (*vocabulary.components, *vocabulary.capabilities)
+        absent = self.reasons(section.section("absent", {}), known, "component")
         for each in absent:
             if each in components:
                 inner = section.section("absent")
@@ -175,6 +183,8 @@ class _Tower:
             name=name,
             models=self.read_models(section, "models") if name and "models" in section else (),
             config=section.text("config", ""),
+            root=section.paths("root", ()),
+            attends_to=table(self.reasons(section.section("attends_to", {}), self.models, "model class")),
             blocks=section.paths("blocks", ()),
             layers=section.expression("layers", ""),
             positions=section.expression("positions", ""),

@@ -31,6 +31,11 @@ def _tower(tower: TowerSpec, one_of_many: bool) -> list[str]:
         facts.append(("models", _codes(tower.models)))
     if tower.config:
         facts.append(("config", f"`{tower.config}` of the model's config"))
+    if tower.root:
+        facts.append(("root", _codes(tower.root, " or ")))
+    if tower.attends_to:
+        others = [f"`{other}` in `{model}`" for model, other in tower.attends_to.items()]
+        facts.append(("attends to", ", ".join(others)))
     if tower.blocks:
         facts.append(("blocks", f"{_codes(tower.blocks, ' or ')}, `{tower.layers}` of them"))
     facts.append(("causal", _condition(tower.causal)))

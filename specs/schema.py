@@ -202,6 +202,9 @@ class TowerSpec:
         name: first part of its sites' addresses; "" for none.
         models: model classes that have the tower; empty for all of the family.
         config: name of the tower's own config within the model's; "" for the model's itself.
+        root: paths of the module that is given the tower's sequence and returns its hidden states and attentions, of
+            which the first that exists is meant; the model itself where none does.
+        attends_to: model class -> the tower whose positions cross-attention attends to.
         blocks: paths of the block list, of which the first that exists in a model is meant; empty
             for a tower without blocks.
         layers: expression over the (tower's) config: how many blocks.
@@ -211,7 +214,7 @@ class TowerSpec:
         attention_implementations: what the model can be loaded with and must agree under.
         capabilities: see `components.toml`; not listed is not claimed.
         components: name -> what is claimed, in the order of computation.
-        absent: name -> why this tower has none.
+        absent: component -> why this tower has none; or capability -> why it has none of its components.
         relations: how components hang together.
     """
 
@@ -220,6 +223,8 @@ class TowerSpec:
     components: Mapping[str, ComponentSpec]
     models: tuple[str, ...] = ()
     config: str = ""
+    root: tuple[str, ...] = ()
+    attends_to: Mapping[str, str] = field(default_factory=Table)
     blocks: tuple[str, ...] = ()
     layers: str = ""
     positions: str = ""
@@ -266,7 +271,7 @@ class TowerSpec:
         Raises:
             SpecError: no such component in the vocabulary; the nearest are said.
         """
-        from .loader import vocabulary
+        from .loader import full_vocabulary, vocabulary
 
         if component not in vocabulary():
             raise SpecError(f"no component {component!r}", remedy=nearest(component, vocabulary()))
@@ -280,6 +285,11 @@ class TowerSpec:
         found = self.components[component]
         if model in found.absent:
             return found.absent[model]
+        words = full_vocabulary()
+        for capability, reason in words.without.items():
+            # Claimed for some model classes or configs, and not for this one.
+            if component in words.implied[capability] and not self.has(capability, model, config):
+                return reason
         if found.requires and not holds(found.requires.when, self.config_of(config)):
             return found.requires.reason
         return None
@@ -293,8 +303,10 @@ class TowerSpec:
 
         words = full_vocabulary()
         unclaimed = [c for c in words.implied if self.capabilities.get(c, False) is False]
-        implied = {name: words.without[c] for c in unclaimed if c in words.without for name in words.implied[c]}
-        return {n: r for n, r in {**implied, **self.absent}.items() if n not in self.components}
+        without = {c: self.absent.get(c, words.without.get(c, "")) for c in unclaimed}
+        implied = {name: reason for c, reason in without.items() if reason for name in words.implied[c]}
+        own = {n: r for n, r in self.absent.items() if n in words.components}
+        return {n: r for n, r in {**implied, **own}.items() if n not in self.components}
 
     def unmentioned(self) -> tuple[str, ...]:
         """Components of the vocabulary that are neither claimed nor absent with a reason."""

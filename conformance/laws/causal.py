@@ -14,8 +14,8 @@ _POSITIONS = {"position", "query_position"}
 
 
 def _applies(subject: Subject, component: str) -> str | None:
-    if not subject.tower.is_causal(subject.tower.config_of(subject.config)):
-        return "the spec says that the model is not causal"
+    if not subject.tower.is_causal(subject.config):
+        return f"the spec says that the {'tower' if subject.tower_name else 'model'} is not causal"
     if not _POSITIONS & set(subject.claim(component, subject.models[0]).axes):
         return "the component has no position axis"
     return always(subject, component)

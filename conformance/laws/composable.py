@@ -27,9 +27,11 @@ def _subjects(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _applies(subject: Subject, component: str) -> str | None:
-    if component in SITUATIONS or subject.variants(component):
+    if component in SITUATIONS:
         return None
-    return "no model class and attention implementation of the family has it here"
+    if not subject.variants(component):
+        return "no model class and attention implementation of the family has it here"
+    return None if _others(subject, component) else "the tower has no other component beside it"
 
 
 @law(
@@ -50,14 +52,7 @@ def composable(draw: Draw) -> None:
 
 def _two_sites(draw: Draw) -> None:
     subject = draw.subject
-    own = set(subject.variants(draw.component))
-    others = [
-        name
-        for name in subject.claimed
-        if not _overlap(subject, draw.component, name) and own & set(subject.variants(name))
-    ]
-    assume(others)
-    other = draw("the other component", st.sampled_from(others))
+    other = draw("the other component", st.sampled_from(_others(subject, draw.component)))
     case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)])
     first, second = draw.site(case), draw.site(case, other)
     sharing = [
@@ -83,6 +78,12 @@ def _two_sites(draw: Draw) -> None:
         for other_site in sharing:
             what = f"{other_site}, which shares a port with the written {first}"
             require_same(what, alone[other_site], values[other_site])
+
+
+def _others(subject: Subject, component: str) -> list[str]:
+    """The components that exist beside this one in some model, and are not the same tensor."""
+    own = set(subject.variants(component))
+    return [n for n in subject.claimed if not _overlap(subject, component, n) and own & set(subject.variants(n))]
 
 
 def _overlap(subject: Subject, first: str, second: str) -> bool:
@@ -135,7 +136,8 @@ def _threads(draw: Draw) -> None:
         try:
             with torch.set_grad_enabled(False), one.adapted.session(writes={site: values[index]}):
                 meeting.wait()
-                outputs = one.model(**one.inputs)
+                with one.outputs_of(one.model) as outputs:
+                    outputs[""] = one.model(**one.inputs)
                 meeting.wait()
             found[index] = tensors(outputs)
         except BaseException as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..case import Case, tensors
+from ..case import Case
 from ..draw import Draw
 from ..law import law
 from ..violation import Violation
@@ -25,9 +25,9 @@ taken in another order differs near the seventh digit; a gradient that is lost o
 def differentiable(draw: Draw) -> None:
     """A run in which a site is given what another run computed there is the same function of the parameters.
 
-    So its gradient, through the source run and around the site in the base run, is that of the plain model, by
-    PyTorch's own autograd. With the source cut off it must be the gradient around the site alone, which a leaf in the
-    source's place shows.
+    So its gradient, also with respect to inputs, through the source run and around the site in the base run, is that
+    of the plain model, by PyTorch's own autograd. With the source cut off it must be the gradient around the site
+    alone, which a leaf in the source's place shows.
     """
     case = draw.case(dtypes=("float64",), padding=False, columns=2)
     for given in case.inputs.values():
@@ -37,8 +37,9 @@ def differentiable(draw: Draw) -> None:
     keywords, _ = draw.selection(case)
     chosen = site.at(**keywords)
     weights = {name: case.random(output) for name, output in case.plain.items()}
-    parameters = dict(case.model.named_parameters())
-    wanted = _gradients(_loss(case, case.call(grad=True), weights), parameters)
+    parameters: dict[str, Tensor] = dict(case.model.named_parameters())
+    parameters |= {name: given for name, given in case.inputs.items() if given.requires_grad}
+    wanted = _gradients(_loss(case, weights), parameters)
 
     with case.adapted.session(reads=[chosen], grad=True) as session:
         case.call(grad=True)
@@ -47,7 +48,7 @@ def differentiable(draw: Draw) -> None:
         raise Violation(f"what is read at {chosen} with gradients has none")
     leaf = source.detach().requires_grad_()
     with case.adapted.session(writes={chosen: leaf}):
-        loss = _loss(case, case.call(grad=True), weights)
+        loss = _loss(case, weights)
     (at_source,) = torch.autograd.grad(loss, leaf, allow_unused=True, retain_graph=True)
     if at_source is None:
         raise Violation(f"no gradient reaches a source written at {chosen} ({site.port})")
@@ -57,17 +58,18 @@ def differentiable(draw: Draw) -> None:
     _compare(f"through a leaf written at {chosen} and around it", total, wanted)
 
     with case.adapted.session(writes={chosen: source}):
-        loss = _loss(case, case.call(grad=True), weights)
+        loss = _loss(case, weights)
     _compare(f"with {chosen} written from a run with gradients", _gradients(loss, parameters), wanted)
 
 
-def _loss(case: Case, output: object, weights: dict[str, Tensor]) -> Tensor:
-    found = tensors(output, graph=True)
+def _loss(case: Case, weights: dict[str, Tensor]) -> Tensor:
+    """The case's outputs, weighted and added up."""
+    found = case.forward(grad=True, graph=True)
     return torch.stack([(found[name] * weight).sum() for name, weight in weights.items()]).sum()
 
 
-def _gradients(loss: Tensor, parameters: dict[str, nn.Parameter]) -> list[Tensor]:
-    """The gradient of each parameter, zero where none reaches it."""
+def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
+    """The gradient of each parameter and input, zero where none reaches it."""
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, retain_graph=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), found, strict=True)]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...selection import elsewhere
 from ...sites import Site
 from ..case import Case
 from ..draw import Draw
@@ -18,6 +19,7 @@ from ..violation import Violation, require_close
 
 NEW_TOKENS = 3
 PADS = 2
+_POSITIONS = {"position", "query_position", "source_position"}
 
 
 def _variants(subject: Subject, component: str) -> list[tuple[str, str | None]]:
@@ -27,7 +29,7 @@ def _variants(subject: Subject, component: str) -> list[tuple[str, str | None]]:
 def _applies(subject: Subject, component: str) -> str | None:
     if not any(subject.has("generates", model) for model in subject.models):
         return "the spec claims no model class that generates"
-    if not {"position", "query_position"} & set(subject.claim(component, subject.models[0]).axes):
+    if not _POSITIONS & set(subject.claim(component, subject.models[0]).axes):
         return "the component has no position axis"
     if not _variants(subject, component):
         return "no model class that generates has the component"
@@ -54,11 +56,12 @@ def generation(draw: Draw) -> None:
     variants = _variants(draw.subject, draw.component)
     case = draw.case(variants, dtypes=("float32",), modes=False, sides=("left",), columns=2)
     site = draw.site(case)
-    columns = case.setting.columns
+    axis = next(i for i, name in enumerate(site.axes or ()) if name in _POSITIONS)
+    before, columns = _prompt(case, site, axis)
     # generate computes some activations (logits) for the prompt's last columns alone.
-    seen = _prompt_columns(case, site)
+    seen = before.shape[axis]
     position = draw("position", st.integers(columns - seen, columns - 1))
-    value = case.random(case.read(site.at(positions=position)), 3.0)
+    value = case.random(before.narrow(axis, position - (columns - seen), 1), 3.0)
     first, second = draw("counted", st.permutations([position, position - columns]))
     cached = _generate(case, site.at(positions=first), value, use_cache=True)
     uncached = _generate(case, site.at(positions=second), value, use_cache=False)
@@ -69,7 +72,7 @@ def generation(draw: Draw) -> None:
         case.depth,
     )
     if case.setting.padding == "none" and draw.subject.has("left_padding", case.setting.model):
-        moved = second + PADS if second >= 0 else second
+        moved = second + PADS if second >= 0 and not elsewhere(site.axes) else second
         _compare_padded(case, site.at(positions=moved), value, cached)
 
 
@@ -79,12 +82,24 @@ def _compare(what: str, found: Generated, wanted: Generated, depth: int) -> None
     require_close(f"{what}: the logits of the new tokens", found.logits, wanted.logits, depth)
 
 
-def _prompt_columns(case: Case, site: Site) -> int:
-    with case.adapted.session(reads=[site], keep="all") as session:
-        _call(case, case.inputs, use_cache=True)
-    axes = site.axes or ()
-    axis = next(i for i, name in enumerate(axes) if name in ("position", "query_position"))
-    return int(session.values[site][0].shape[axis])
+def _prompt(case: Case, site: Site, axis: int) -> tuple[Tensor, int]:
+    """What flows by at a site for the prompt, and how many columns that has: those that generate first gives the
+    tower's root, or, of images and of what cross-attention attends to, all there are."""
+    lengths: list[int] = []
+
+    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = next((kwargs[n] for n in ("input_ids", "inputs_embeds") if kwargs.get(n) is not None), None)
+        lengths.extend([] if ids is None else [ids.shape[1]])
+
+    _, root = case.subject.root(case.model)
+    handle = root.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        with case.adapted.session(reads=[site], keep="all") as session:
+            _call(case, case.inputs, use_cache=True)
+    finally:
+        handle.remove()
+    value: Tensor = session.values[site][0]
+    return value, value.shape[axis] if elsewhere(site.axes) or not lengths else lengths[0]
 
 
 def _compare_padded(case: Case, site: Site, value: Tensor, wanted: Generated) -> None:
@@ -128,15 +143,17 @@ def _generate(
 
 def _call(case: Case, inputs: dict[str, Any], use_cache: bool) -> Generated:
     model: Any = case.model
-    given = {n: v for n, v in inputs.items() if n != "position_ids"}
+    # generate counts positions and begins a decoder's sequence itself; BLIP's writes into the ids that it is given.
+    given = {n: v.clone() for n, v in inputs.items() if n not in ("position_ids", "decoder_input_ids")}
+    pads = {} if model.generation_config.pad_token_id is not None else {"pad_token_id": 0}
     with torch.no_grad():
         generated = model.generate(
             **given,
+            **pads,
             max_new_tokens=NEW_TOKENS,
             min_new_tokens=NEW_TOKENS,
             do_sample=False,
             use_cache=use_cache,
-            pad_token_id=0,
             output_logits=True,
             return_dict_in_generate=True,
         )
