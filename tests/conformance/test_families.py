@@ -9,6 +9,11 @@ from intervene.conformance import parametrize_with_laws
 from intervene.conformance.parametrize import BoundCheck
 
 
+@parametrize_with_laws("blip")
+def test_blip(check: BoundCheck) -> None:
+    check()
+
+
 @parametrize_with_laws("esm")
 def test_esm(check: BoundCheck) -> None:
     check()
