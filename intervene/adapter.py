@@ -247,14 +247,16 @@ class Adapter(ABC):
     def why_absent(self, component: str, tower: str | None = None) -> AbsentComponentError:
         """The error for a component that the vocabulary has and this model (or tower) lacks, with the spec's reason."""
         spec = self.load_spec()
-        asked = [tower] if tower is not None else list(self.by_tower)
-        reasons = {}
+        asked = [tower] if tower is not None else [*self.by_tower, *([None] if "" in spec.towers else [])]
+        reasons: dict[str | None, str] = {}
         for name in asked:
             claimed = spec.towers.get(name or "")
-            reason = claimed.why_absent(component, self.known_as, self.config) if claimed is not None else None
-            reasons[name] = reason or "its adapter lists none"
-        unique = set(reasons.values())
-        said = unique.pop() if len(unique) == 1 else "; ".join(f"{n}: {r}" for n, r in reasons.items())
+            if claimed is None or component not in claimed.unmentioned():
+                reason = claimed and claimed.why_absent(component, self.known_as, self.config)
+                reasons[name] = reason or "its adapter lists none"
+        unique = set(reasons.values()) or {"its spec says nothing about it"}
+        named = "; ".join(f"{name or 'the model as a whole'}: {reason}" for name, reason in reasons.items())
+        said = unique.pop() if len(unique) == 1 else named
         return AbsentComponentError(f"{type(self.model).__name__} has no {component}: {said}")
 
 
