@@ -29,9 +29,9 @@ from .rotated import (
     BoundlessRotatedSpaceIntervention,
     LowRankRotatedSpaceIntervention,
     RotatedSpaceIntervention,
-    RotateLayer,
     SigmoidMaskRotatedSpaceIntervention,
 )
+from .rotation import RotateLayer
 from .sae import JumpReLUAutoencoderIntervention
 from .skip import SkipIntervention
 from .swaps import AdditionIntervention, SubtractionIntervention, VanillaIntervention, ZeroIntervention

@@ -6,43 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
 
 from ..errors import InterventionArgumentError
 from .base import DistributedRepresentationIntervention, TrainableIntervention, required
 from .featurizers import Linear
+from .rotation import RotateLayer
 from .tempered import TemperedIntervention
-
-
-class RotateLayer(nn.Module):
-    """``x @ weight`` with ``weight`` (width, count), whose columns begin, and stay, orthonormal.
-
-    The orthogonality is a parametrization of torch (Lezcano-Casado 2019, https://arxiv.org/abs/1909.09501), so any
-    optimizer keeps it. Random from torch's generator.
-    """
-
-    weight: Tensor
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width, count))
-        nn.init.orthogonal_(self.weight)
-        parametrizations.orthogonal(self)
-        # torch leaves its buffer transposed in memory, which safetensors refuses to save.
-        for buffer in self.buffers():
-            buffer.data = buffer.contiguous()
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        return x.to(weight.dtype) @ weight
-
-    def orthonormal(self) -> Tensor:
-        """The weight, computed in full precision under autocast too."""
-        with torch.autocast(self._original().device.type, enabled=False):
-            return self.weight
-
-    def _original(self) -> Tensor:
-        return next(self.parameters())
 
 
 class RotatedIntervention(TrainableIntervention, DistributedRepresentationIntervention):
@@ -59,7 +28,7 @@ class RotatedIntervention(TrainableIntervention, DistributedRepresentationInterv
         return required(self, "embed_dim")
 
     def featurizer(self) -> Linear:
-        weight = self.rotate_layer.orthonormal()[:, : self.directions()]
+        weight = self.rotate_layer.weight[:, : self.directions()]
         return Linear(weight, weight.T)
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArtifactError
+from ..interventions.rotation import torchs_orthogonal
 from .artifact import CONFIG, Artifact, SavedIntervention, inside, read_config
 
 MODEL_FILE = "pytorch_model.bin"
@@ -147,6 +148,9 @@ def _intervention(folder: Path, key: str, kind: str, place: dict[str, Any], dime
 
 def _translate(kind: str, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Say pyvene's meaning in our classes' terms where the two differ."""
+    rotation = {n.removeprefix("rotate_layer."): state.pop(n) for n in list(state) if n.startswith("rotate_layer.")}
+    if rotation:
+        state["rotate_layer.unconstrained"] = _rotation(kind, rotation)
     if kind in _AUTOENCODERS:
         # Its result is the reconstruction alone; ours add what that lacks unless told otherwise.
         spec["use_error_term"] = False
@@ -155,6 +159,13 @@ def _translate(kind: str, spec: dict[str, Any], state: dict[str, Tensor]) -> Non
         # and the same ones are taken in. (Its very first one, which it never swaps by more than half, we swap.)
         moved = state["intervention_boundaries"] + 0.5 / spec["embed_dim"]
         state["intervention_boundaries"] = moved.clamp(max=1.0)
+
+
+def _rotation(kind: str, state: dict[str, Tensor]) -> Tensor:
+    try:
+        return torchs_orthogonal(state)
+    except (RuntimeError, KeyError) as error:
+        raise ArtifactError(f"the tensors of {kind}'s rotation don't fit together: {error}") from error
 
 
 def _first_dimensions(key: str, given: Any) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import intervene as pv
-from intervene.errors import InterventionArgumentError
+from intervene.errors import InterventionArgumentError, ShapeMismatchError
 
 from .kinds import close
 
@@ -45,7 +47,7 @@ def test_it_stays_orthogonal_while_it_is_trained(name: str, optimizer: Any, rate
         (intervention(base, source) - base.flip(-1)).square().mean().backward()
         steps.step()
     weight = intervention.rotate_layer.weight
-    torch.testing.assert_close(weight.T @ weight, torch.eye(weight.shape[1]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(weight.T @ weight, torch.eye(weight.shape[1]), rtol=0, atol=1e-6)
     if name != "rotated":  # a full swap is the source whatever the rotation: nothing to learn
         assert (weight - before).abs().max() > 0.05
 
@@ -153,7 +155,44 @@ def test_the_rotation_is_computed_in_full_precision_under_autocast() -> None:
     rotated = pv.RotatedSpaceIntervention(embed_dim=16, low_rank_dimension=4)
     wanted = rotated.rotate_layer.weight
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(rotated.rotate_layer.orthonormal(), wanted)
+        assert torch.equal(rotated.rotate_layer.weight, wanted)
         base, source = pair(2, 16)
         assert rotated(base, source).dtype == torch.float32
         assert torch.equal(rotated(base, base), base)
+
+
+@pytest.mark.parametrize(("width", "count"), [(5, 5), (5, 2)])
+def test_weights_that_torch_parametrized_load(width: int, count: int) -> None:
+    # As pyvene saves them: a matrix exponential for a square weight, reflections for another.
+    torch.manual_seed(0)
+    theirs = torch.nn.Module()
+    theirs.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(torch.empty(width, count)))
+    torch.nn.utils.parametrizations.orthogonal(theirs)
+    with torch.no_grad():
+        next(theirs.parameters()).add_(torch.randn(width, count).tril(-1) / 3)
+    state = {f"rotate_layer.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    ours = pv.LowRankRotatedSpaceIntervention(embed_dim=width, low_rank_dimension=count)
+    ours.load_state_dict(state)
+    torch.testing.assert_close(ours.rotate_layer.weight, theirs.weight, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rotation_can_be_set() -> None:
+    layer = pv.LowRankRotatedSpaceIntervention(embed_dim=4, low_rank_dimension=2).rotate_layer
+    wanted = torch.eye(4)[:, [2, 0]] * torch.tensor([1.0, -1.0])
+    layer.weight = wanted
+    assert torch.equal(layer.weight, wanted)
+    assert torch.equal(layer(torch.eye(4)), wanted)
+    with pytest.raises(InterventionArgumentError, match="orthonormal"):
+        layer.weight = wanted * 2
+    with pytest.raises(ShapeMismatchError, match=r"\(4, 2\) can't be set to one of shape \(4, 4\)"):
+        layer.weight = torch.eye(4)
+
+
+def test_a_rotation_in_bfloat16_is_copied_and_pickled() -> None:
+    rotated = pv.RotatedSpaceIntervention(embed_dim=4, low_rank_dimension=2).bfloat16()
+    base, source = pair(3, 4)
+    result = rotated(base.bfloat16(), source.bfloat16())
+    assert result.dtype == torch.bfloat16
+    for other in (copy.deepcopy(rotated), pickle.loads(pickle.dumps(rotated))):
+        assert torch.equal(other(base.bfloat16(), source.bfloat16()), result)
+        assert other.spec() == rotated.spec()

@@ -340,7 +340,7 @@ def header(entries: dict[str, Any]) -> bytes:
     return json.dumps(entries).encode()
 
 
-KEY = "layer.1.block_output/rotate_layer.parametrizations.weight"
+KEY = "layer.1.block_output/rotate_layer.unconstrained"
 HUGE = {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, 4 * 10**12]}
 
 SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -401,10 +401,10 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: replace_tensors(f, {"layer.9.block_output/w": torch.ones(1)}),
         "belongs to no intervention",
     ),
-    "no tensors": (lambda f: replace_tensors(f, {}), "original is missing"),
+    "no tensors": (lambda f: replace_tensors(f, {}), "unconstrained is missing"),
     "wrong shapes": (
-        lambda f: replace_tensors(f, {f"{KEY}.original": torch.ones(24, 3), f"{KEY}.0.base": torch.ones(24, 24)}),
-        r"original has shape \(24, 3\) and should have \(24, 24\)",
+        lambda f: replace_tensors(f, {KEY: torch.ones(24, 3)}),
+        r"unconstrained has shape \(24, 3\) and should have \(24, 24\)",
     ),
     "one tensor more": (
         lambda f: replace_tensors(f, {**load_file(tensors_file(f)), "layer.1.block_output/extra": torch.ones(1)}),

@@ -187,7 +187,7 @@ def test_tensors_of_the_wrong_shape(folder: Path) -> None:
     state = torch.load(file, weights_only=True)
     state["rotate_layer.parametrizations.weight.original"] = torch.ones(12, 5)
     torch.save(state, file)
-    refused(folder, r"original has shape \(12, 5\) and should have \(12, 3\)")
+    refused(folder, r"unconstrained has shape \(12, 5\) and should have \(12, 3\)")
 
 
 def test_a_size_out_of_all_proportion(folder: Path) -> None:
