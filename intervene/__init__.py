@@ -13,7 +13,13 @@ from .adapted import Adapted, adapt
 from .adapter import Adapter
 from .causal import CausalModel
 from .components import Component, components
-from .declarative import IntervenableConfig, IntervenableModel, IntervenableOutput, RepresentationConfig
+from .declarative import (
+    IntervenableConfig,
+    IntervenableModel,
+    IntervenableOutput,
+    InterventionOutput,
+    RepresentationConfig,
+)
 from .errors import (
     AbsentComponentError,
     AmbiguousCallError,
@@ -117,6 +123,7 @@ __all__ = [
     "Intervention",
     "InterventionArgumentError",
     "InterventionError",
+    "InterventionOutput",
     "JumpReLUAutoencoderIntervention",
     "LoRAIntervention",
     "LocalistRepresentationIntervention",

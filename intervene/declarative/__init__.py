@@ -6,7 +6,14 @@ read what is meant, `patches` narrows the sites to it, `engine` runs it in sessi
 
 from .config import IntervenableConfig, RepresentationConfig
 from .model import IntervenableModel
-from .output import IntervenableOutput
+from .output import IntervenableOutput, InterventionOutput
 from .placing import Placed
 
-__all__ = ["IntervenableConfig", "IntervenableModel", "IntervenableOutput", "Placed", "RepresentationConfig"]
+__all__ = [
+    "IntervenableConfig",
+    "IntervenableModel",
+    "IntervenableOutput",
+    "InterventionOutput",
+    "Placed",
+    "RepresentationConfig",
+]

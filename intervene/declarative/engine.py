@@ -16,6 +16,7 @@ from ..interventions import Intervention
 from ..session import Session, Written
 from ..sites import Site
 from .locations import Location
+from .output import InterventionOutput
 from .patches import Patch, patches
 from .placing import Place, module_input
 
@@ -32,6 +33,7 @@ class Act:
         source: a source that was given as a tensor.
         subspaces: for each batch row the subspaces to act on, or None.
         collected: what it saw, by patch, if it is one that collects.
+        outputs: what it returned, where it returned more than a tensor.
     """
 
     place: Place
@@ -39,6 +41,7 @@ class Act:
     source: Tensor | None
     subspaces: Sequence[Sequence[int]] | None
     collected: dict[int, list[Tensor]] = field(default_factory=dict)
+    outputs: list[InterventionOutput] = field(default_factory=list)
 
     @property
     def intervention(self) -> Intervention:
@@ -98,6 +101,9 @@ class _Writer:
             source = self._fitting(source, part)
         # A class of a user's own may do without subspaces.
         new = intervention(part, source, *([self._subspaces] if self._subspaces is not None else []))
+        if isinstance(new, InterventionOutput):
+            self._act.outputs.append(new)
+            new = new.output
         if intervention.collects:
             self._act.collected.setdefault(self._index, []).append(new)
             return None

@@ -29,3 +29,15 @@ class Original(NamedTuple):
 
     output: Any
     collected: list[Any]
+
+
+class InterventionOutput(NamedTuple):
+    """What an intervention may return in place of a tensor, to show its latents along with its output.
+
+    Attributes:
+        output: the activation that flows on.
+        latent: whatever it wants to show.
+    """
+
+    output: Any
+    latent: Any = None

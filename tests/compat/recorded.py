@@ -38,7 +38,7 @@ def load(model: str) -> Any:
     return made
 
 
-def inputs(model: str, name: str | None) -> dict[str, Tensor] | None:
+def inputs(model: str, name: str | None) -> Any:
     return None if name is None else {"input_ids": tensors(model)[f"input.{name}"]}
 
 
