@@ -1,4 +1,5 @@
-"""The command line: ``intervene demo``, ``trace``, ``sites``, ``spec`` and ``conform``.
+"""The command line: ``intervene demo``, ``trace``, ``sites``, ``spec``, ``conform`` and
+``scaffold``.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 refused (with the reason), 2 wrong usage,
 130 interrupted.
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import conform, demo, sites, spec, trace
+from . import conform, demo, scaffold, sites, spec, trace
 from .console import Commands
 
 __all__ = ["app"]
@@ -51,6 +52,6 @@ def _help(text: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-for command in (demo, trace, sites, spec, conform):
+for command in (demo, trace, sites, spec, conform, scaffold):
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=_help(command.run.__doc__ or ""), epilog=command.EXAMPLES)(command.run)
