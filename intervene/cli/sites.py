@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.cells import cell_len
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 from ..adapted import Adapted, adapt
 from ..components import canonical, components
@@ -36,7 +34,8 @@ Examples:
   intervene sites gpt2-xl --config-only --json | jq .sites[].address
 """
 
-POSITIONS = 5
+SAMPLES = ((1, 5), (2, 6))
+"""Rows and columns of the inputs that tell what size of an axis the input decides."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ def run(
     layer: Annotated[
         int | None, typer.Option(metavar="N", help="Only this layer; negative ones count from the end.")
     ] = None,
+    tower: Annotated[str | None, typer.Option(metavar="NAME", help="Only this tower, of a model with several.")] = None,
     config_only: Annotated[
         bool, typer.Option("--config-only", help="Take the config alone: no weights are loaded or downloaded.")
     ] = False,
@@ -85,7 +85,7 @@ def run(
 ) -> None:
     """List a model's sites: address, shape, where the tensor flows by, and what it means.
 
-    The shapes are those of one forward over five random tokens. A tensor of attention scores or patterns exists
+    The shapes are those of forwards over random inputs of two sizes. A tensor of attention scores or patterns exists
     under eager attention alone.
     """
     loaded = loading.any_model(model, revision=revision, config_only=config_only)
@@ -95,35 +95,48 @@ def run(
             f"no adapter knows {type(loaded).__name__}, so its sites are its modules, by path (as in "
             f"'path.to.module.output'). Families: {', '.join(sorted(families()))}"
         )
-    chosen = choose(adapted, component, layer)
+    chosen = choose(adapted, component, layer, tower)
     rows = list(fold(chosen, shapes(adapted, chosen)))
     name = type(loaded).__name__
     if as_json:
         about = {"model": model, "class": name, "family": adapted.adapter.family, "layers": adapted.layers}
         print_json({**about, "sites": [row.to_dict() for row in rows]})
         return
-    _show(f"{name} ({adapted.adapter.family}), {adapted.layers} layers", rows)
+    _show(f"{name} ({adapted.adapter.family}), {_layers(adapted)}", rows)
 
 
-def choose(adapted: Adapted, component: str | None, layer: int | None) -> list[Site]:
-    """The sites of a component, of a layer, or of both.
+def _layers(adapted: Adapted) -> str:
+    """How many layers, in words: those of each tower, where there are several."""
+    assert adapted.adapter is not None
+    counts = {t: len(adapted.adapter.blocks_of(t)) for t in adapted.adapter.by_tower}
+    towers = ", ".join(f"{count} in {tower}" for tower, count in counts.items() if tower and count)
+    return f"{adapted.layers} layers" + (f": {towers}" if towers else "")
+
+
+def choose(adapted: Adapted, component: str | None, layer: int | None, tower: str | None = None) -> list[Site]:
+    """The sites of a component, of a layer, of a tower, or of several of these.
 
     Raises:
-        UnknownSiteError: no such component or layer; the message names those there are.
+        UnknownSiteError: no such component, layer or tower; the message names those there are.
     """
-    found = list(adapted.sites)
+    if tower is not None and tower not in adapted.towers:
+        adapted.site(component or "block_output", layer, tower)  # raises, with the towers there are
+    found = [s for s in adapted.sites if tower is None or s.tower == tower]
     if component is not None:
         name = canonical(component)
         found = [s for s in found if s.component == name]
         if not found or (found[0].layer is None and layer is not None):
-            adapted.site(component, layer)  # raises, with the reason
-    if layer is not None:
-        layers = [s.layer for s in found if s.layer is not None]
-        count = max(layers, default=-1) + 1
-        if not -count <= layer < count:
-            raise UnknownSiteError(f"layer {layer} is out of range: there are {count} layers (0 to {count - 1})")
-        found = [s for s in found if s.layer == layer % count]
-    return found
+            adapted.site(component, layer, tower)  # raises, with the reason
+    if layer is None:
+        return found
+    counts: dict[str | None, int] = {}
+    for site in found:
+        if site.layer is not None:
+            counts[site.tower] = max(counts.get(site.tower, 0), site.layer + 1)
+    most = max(counts.values(), default=0)
+    if not -most <= layer < most:
+        raise UnknownSiteError(f"layer {layer} is out of range: there are {most} layers (0 to {most - 1})")
+    return [s for s in found if s.layer is not None and s.layer == (layer + counts[s.tower] if layer < 0 else layer)]
 
 
 def shapes(adapted: Adapted, sites: Sequence[Site]) -> dict[Site, tuple[int | str, ...]]:
@@ -132,47 +145,32 @@ def shapes(adapted: Adapted, sites: Sequence[Site]) -> dict[Site, tuple[int | st
     Raises:
         CommandError: a model that takes neither tokens nor images, or whose forward fails on random ones.
     """
-    inputs, decided = sample_inputs(adapted.model)
+    first, second = (_sizes(adapted, sites, rows, columns) for rows, columns in SAMPLES)
+    return {
+        site: tuple(a if n != m else n for a, n, m in zip(site.axes or (), first[site], second[site], strict=True))
+        for site in sites
+    }
+
+
+def _sizes(adapted: Adapted, sites: Sequence[Site], rows: int, columns: int) -> dict[Site, tuple[int, ...]]:
+    """Each site's sizes in one forward over random input of that many rows and columns."""
+    assert adapted.adapter is not None
+    weight = next(adapted.model.parameters())
+    inputs: dict[str, Any] = {
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        for name, value in adapted.adapter.example_inputs(adapted.model, rows, columns).items()
+    }
     attention = "eager" if any(getattr(s.port, "eager", False) for s in sites) else None
     try:
         values = adapted.read(list(sites), attention=attention, **inputs)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         name = type(adapted.model).__name__
-        without = " without weights" if next(adapted.model.parameters()).is_meta else ""
+        without = " without weights" if weight.is_meta else ""
         raise CommandError(
             f"{name}{without} failed on random input ({type(error).__name__}: {error})"
             + ("; try it without --config-only" if without else "")
         ) from error
-    found = {}
-    for site in sites:
-        axes = site.axes or ()
-        sizes = values[site].shape
-        found[site] = tuple(a if a in decided else int(n) for a, n in zip(axes, sizes, strict=True))
-    return found
-
-
-def sample_inputs(model: nn.Module) -> tuple[dict[str, Any], set[str]]:
-    """A random input of one example, and the axes whose size it decides.
-
-    Raises:
-        CommandError: a model that takes neither tokens nor images.
-    """
-    device = next(model.parameters()).device
-    name = getattr(model, "main_input_name", "")
-    if name == "input_ids":
-        embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-        # The first ids are often special ones that a head looks for.
-        ids = torch.randint(min(3, embeddings.num_embeddings - 1), embeddings.num_embeddings, (1, POSITIONS))
-        return {name: ids.to(device)}, {"batch", "position", "query_position", "key_position"}
-    if name == "pixel_values":
-        config: Any = model.config
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return {name: torch.randn(1, config.num_channels, height, width).to(device)}, {"batch"}
-    raise CommandError(
-        f"{type(model).__name__} takes {name or 'inputs of no known name'}; shapes are found for tokens (input_ids) "
-        f"and images (pixel_values)"
-    )
+    return {site: tuple(values[site].shape) for site in sites}
 
 
 def fold(sites: Iterable[Site], found: dict[Site, tuple[int | str, ...]]) -> Iterator[Row]:
