@@ -117,6 +117,17 @@ class Adapter(ABC):
         return {"input_ids": torch.randint(min(3, size - 1), size, (rows, columns), generator=generator)}
 
     @classmethod
+    def example_past(cls, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments with which a call of the model continues after ``inputs``: the cache that these leave."""
+        output = model(**inputs, use_cache=True)
+        name = next((n for n in ("past_key_values", "cache_params") if getattr(output, n, None) is not None), None)
+        if name is None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} returns no cache to continue from; override {cls.__name__}.example_past"
+            )
+        return {name: output[name]}
+
+    @classmethod
     def recognises(cls, model: nn.Module) -> bool:
         """Whether this family's table is about ``model``, by its class and the classes it derives from."""
         return cls.class_name(model) is not None

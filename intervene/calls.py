@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from . import guards
@@ -33,13 +33,15 @@ class Function(Port):
 
     ``functions`` are the callables that count as the one function (``torch.softmax`` and its spellings);
     ``argument`` is the positional argument that is meant, or None for the result. ``eager`` says that only eager
-    attention makes the call.
+    attention makes the call. Where one of the functions is called for much else, ``with_result_of`` names others of
+    which the meant call's last argument is a result.
     """
 
     functions: tuple[Callable[..., Any], ...] = ()
     argument: int | None = None
     label: str = "function"
     eager: bool = False
+    with_result_of: tuple[Callable[..., Any], ...] = ()
 
     def require(self, model: nn.Module) -> None:
         if self.eager:
@@ -66,6 +68,15 @@ def Attention(what: str, path: str = "") -> Function:
     return Function(path, SOFTMAX, arguments[what], f"attention {what}", eager=True)
 
 
+def Gated(path: str = "") -> Function:
+    """What a module multiplies by the SiLU of its gate, before the product.
+
+    A fused kernel that is handed the gate never holds it.
+    """
+    product = (torch.Tensor.mul, torch.Tensor.__mul__, torch.mul)
+    return Function(path, product, 0, "what is gated", with_result_of=(torch.nn.functional.silu,))
+
+
 @dataclass(frozen=True)
 class Call(Port):
     """A Python function that a module's forward calls by a name in its file, ``apply_rotary_pos_emb`` say.
@@ -74,6 +85,8 @@ class Call(Port):
     under a cache. ``argument`` is the parameter that is meant, by its name; without it the result is, and ``index`` its
     entry where that is a tuple. ``nth`` says which of a forward's calls counts, from 0, where it makes several, and
     ``file`` the Python module that the function is called from, where that isn't the one of the module's class.
+    ``updated`` says that the function works on the argument in place, as on a cache's
+    state: a write then goes into that tensor, for in another one the update would be lost.
     """
 
     names: tuple[str, ...] = ()
@@ -81,6 +94,7 @@ class Call(Port):
     index: int | None = None
     nth: int | None = None
     file: str = ""
+    updated: bool = False
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         module = way(model, self.path)[-1]
@@ -106,6 +120,11 @@ class _FunctionWatch(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.watched: list[tuple[Function, Callback]] = []
+        self._results: dict[Callable[..., Any], Any] = {}
+
+    def __exit__(self, *raised: Any) -> None:
+        self._results.clear()
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -114,7 +133,7 @@ class _FunctionWatch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        here = [(port, callback) for port, callback in self.watched if func in port.functions]
+        here = [(port, callback) for port, callback in self.watched if self._is_meant(port, func, args)]
         for port, callback in here:
             if port.argument is not None:
                 if port.argument >= len(args):
@@ -124,7 +143,15 @@ class _FunctionWatch(TorchFunctionMode):
         for port, callback in here:
             if port.argument is None:
                 result = _with_result(result, None, callback, port)
+        if any(func in port.with_result_of for port, _ in self.watched):
+            self._results[func] = result
         return result
+
+    def _is_meant(self, port: Function, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        if func not in port.functions:
+            return False
+        # A set would compare tensors, entry by entry.
+        return not port.with_result_of or any(args[-1] is self._results.get(made) for made in port.with_result_of)
 
 
 class _Shadow:
@@ -159,11 +186,12 @@ class _Shadow:
             for port, callback in here:
                 if port.argument is None:
                     continue
+                watch = _into(callback) if port.updated else callback
                 if port.argument in kwargs:
-                    new = callback(as_tensor(kwargs[port.argument], port))
+                    new = watch(as_tensor(kwargs[port.argument], port))
                     kwargs = kwargs if new is None else {**kwargs, port.argument: new}
                 else:
-                    args = _with_position(args, _position(function, port, len(args)), callback, port)
+                    args = _with_position(args, _position(function, port, len(args)), watch, port)
             result = function(*args, **kwargs)
             for port, callback in here:
                 if port.argument is None:
@@ -282,6 +310,17 @@ def _position(function: Callable[..., Any], port: Call, passed: int) -> int:
 @cache
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
+
+
+def _into(callback: Callback) -> Callback:
+    """``callback``, with what it puts in a tensor's place copied into that tensor."""
+
+    def update(value: Tensor) -> None:
+        new = callback(value)
+        if new is not None:
+            value.copy_(new)
+
+    return update
 
 
 def _with_position(args: tuple[Any, ...], position: int, callback: Callback, port: Port) -> tuple[Any, ...]:

@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .caches import Caches
 from .checkpointing import recomputing
 from .paths import way
 from .ports import Handle, parameter_names
 from .selection import START, Frame
 
-_CACHES = ("past_key_values", "cache_params")
+# The arguments that hand a model what earlier calls computed.
+_CACHES = ("past_key_values", "cache_params", "inference_params")
 # The inputs that say how many columns there are, and on which axis.
 _COLUMNS = {"input_ids": -1, "inputs_embeds": -2}
-_KEPT = "logits_to_keep"
 # What the sequence consists of; a decoder's own comes before what its encoder was given.
 _TOKENS = ("decoder_input_ids", "input_ids")
+# The arguments that say for how many last columns the logits are wanted.
+_KEPT = ("logits_to_keep", "num_last_tokens")
 
 
 class Clock:
@@ -43,6 +46,7 @@ class Clock:
         self._roots: dict[str | None, str] = {}
         self._listened: list[nn.Module] = []
         self._handed_on: Tensor | None = None
+        self._caches = Caches()
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
 
     def attach(self, model: nn.Module, towers: Mapping[str | None, str]) -> list[Handle]:
@@ -62,7 +66,11 @@ class Clock:
                 self._roots[tower] = path
                 begins.setdefault(root, partial(self._begin, path, around))
         self._listened = list(begins)
-        return [module.register_forward_pre_hook(begin, with_kwargs=True) for module, begin in begins.items()]
+        handles: list[Handle] = [m.register_forward_pre_hook(b, with_kwargs=True) for m, b in begins.items()]
+        if "cache_params" in parameter_names(type(model).forward):
+            # The cache of a recurrent model has no length to ask for.
+            handles += [m.register_forward_hook(self._end) for m in (model, base) if m in begins]
+        return handles
 
     def frame(self, tower: str | None) -> Frame:
         """Where in its sequence the last forward of a tower stands; a tower without a root of its own has the
@@ -109,25 +117,32 @@ class Clock:
         if _calls("_call_impl", self._listened[:1]) is None:
             self._begin("", (), module, args, kwargs)
 
+    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        cache = getattr(output, "cache_params", None)
+        frame = self.frame(None)
+        if cache is not None and frame.length is not None and frame.counted:
+            self._caches.note(cache, frame.offset + frame.length)
+
     def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         passed = kwargs
         if args:
             passed = {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
         past = next((passed[n] for n in _CACHES if passed.get(n) is not None), None)
-        offset = 0 if past is None else _past_length(past)
+        offset = 0 if past is None else self._caches.length(past)
         length = None
         for name, axis in _COLUMNS.items():
             tensor = passed.get(name)
             if isinstance(tensor, Tensor) and tensor.dim() >= -axis:
                 length = tensor.shape[axis]
                 break
-        kept = passed.get(_KEPT)
+        kept = next((passed[n] for n in _KEPT if n in passed), None)
         return Frame(
-            offset,
+            offset or 0,
             length,
             kept if isinstance(kept, int) and kept > 0 else None,
             self._prompt_length(module, length) if offset == 0 and length is not None else None,
             next((passed[n] for n in _TOKENS if isinstance(passed.get(n), Tensor)), None),
+            counted=offset is not None,
         )
 
     def _prompt_length(self, module: nn.Module, length: int) -> int:
@@ -152,9 +167,3 @@ def _calls(method: str, owners: list[nn.Module] | tuple[nn.Module, ...]) -> Fram
                 return frame
         frame = frame.f_back
     return None
-
-
-def _past_length(past: Any) -> int:
-    if hasattr(past, "get_seq_length"):
-        return int(past.get_seq_length())
-    return int(past[0][0].shape[-2])

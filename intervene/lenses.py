@@ -282,3 +282,41 @@ class Grouped(Lens):
 
     def put(self, whole: Tensor, part: Tensor) -> Tensor:
         return part.flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class ChannelsFirst(Lens):
+    """(batch, feature, position) seen as (batch, position, feature), as convolutions and scans lay it out.
+
+    A scan's one-step form is handed (batch, feature): a single position.
+    """
+
+    def get(self, whole: Tensor) -> Tensor:
+        return whole.unsqueeze(1) if whole.dim() == 2 else whole.transpose(1, 2)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.squeeze(1) if whole.dim() == 2 else part.transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Latest(Lens):
+    """(batch, position, ...) from whose end the positions of this forward are meant.
+
+    A convolution that continues from a cache is computed over what it held, too. ``length`` is how many positions the
+    forward has, which each says anew; all of them where it doesn't say.
+    """
+
+    length: int | None = None
+
+    def within(self, frame: Frame) -> Lens:
+        return replace(self, length=frame.length)
+
+    def _narrow(self, whole: Tensor) -> Narrow:
+        count = whole.shape[1] if self.length is None else min(self.length, whole.shape[1])
+        return Narrow(1, whole.shape[1] - count, count)
+
+    def get(self, whole: Tensor) -> Tensor:
+        return self._narrow(whole).get(whole)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return self._narrow(whole).put(whole, part)

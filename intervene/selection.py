@@ -50,6 +50,7 @@ class Frame(NamedTuple):
         kept: of how many last columns it computes the logits; None for all.
         prompt: how many of the columns are the prompt's, in a step of ``generate`` without a cache; None for all.
         tokens: the token ids that this forward was given, (batch, columns); None where it was given none.
+        counted: whether ``offset`` is known.
     """
 
     offset: int = 0
@@ -57,9 +58,19 @@ class Frame(NamedTuple):
     kept: int | None = None
     prompt: int | None = None
     tokens: Tensor | None = None
+    counted: bool = True
 
     def columns(self, size: int) -> range:
-        """The columns that an activation of ``size`` positions stands for."""
+        """The columns that an activation of ``size`` positions stands for.
+
+        Raises:
+            SelectionError: the forward continues from a cache that holds nobody knows how many.
+        """
+        if not self.counted:
+            raise SelectionError(
+                "the cache that this forward continues from keeps a recurrent state and no length, so that its "
+                "positions can't be told: open the session before the first call that fills the cache"
+            )
         cut = self.kept is not None and self.length is not None and size == self.kept < self.length
         start = self.offset + (self.length - size if cut and self.length is not None else 0)
         return range(start, start + size)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import intervene
-from intervene.calls import Call
+from intervene.calls import Call, Gated
 from intervene.errors import PortError
 
 THIS = sys.modules[__name__]
@@ -228,6 +228,64 @@ def test_the_function_keeps_its_name_and_signature() -> None:
     assert turn.__name__ == "turn"
     assert list(inspect.signature(turn).parameters) == ["query", "key", "by"]
     handle.remove()
+
+
+class Accumulating(nn.Module):
+    """Hands a function a tensor of its own that the function updates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = torch.ones(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return accumulate(self.state, x)
+
+
+def accumulate(state: Tensor, x: Tensor) -> Tensor:
+    state.copy_(2 * state + x)
+    return state.clone()
+
+
+@pytest.mark.parametrize("updated", [True, False])
+def test_an_argument_that_is_updated(updated: bool) -> None:
+    """A write goes into the tensor that the module keeps; in one of its own the update would be lost."""
+    module = Accumulating()
+    port = Call("", ("accumulate",), argument="state", updated=updated)
+    _, result = seen_by(module, port, torch.tensor([[10.0], [10.0]]))
+    assert torch.equal(result, torch.tensor([[21.0], [22.0]]))
+    assert torch.equal(module.state, result if updated else torch.ones(2, 1))
+
+
+class Gating(nn.Module):
+    """Multiplies much, and once by the SiLU of a gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.nn.functional.silu(3 * x)
+        return (x * 2) * gate + 1 * x
+
+
+@pytest.mark.parametrize("new", [None, torch.zeros(2, 1)])
+def test_what_is_gated(new: Tensor | None) -> None:
+    module = Gating()
+    seen: list[Tensor] = []
+    handle = Gated().attach(module, keeping(seen, new))
+    found = module(X)
+    found_again = module(X)
+    handle.remove()
+    assert [v.tolist() for v in seen] == [[[2.0], [4.0]]] * 2
+    assert torch.equal(found, module(X) if new is None else X)
+    assert torch.equal(found, found_again)
+
+
+def test_what_is_gated_by_another_module_is_not_seen() -> None:
+    """A gate is forgotten with the forward that made it."""
+    seen: list[Tensor] = []
+    module = Gating()
+    handle = Gated().attach(module, keeping(seen))
+    gate = torch.nn.functional.silu(X)
+    _ = X * gate
+    handle.remove()
+    assert not seen
 
 
 def _rotated(model: nn.Module, write: Callable[[Tensor], Tensor]) -> Tensor:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from intervene.errors import ShapeMismatchError
 from intervene.lenses import (
+    ChannelsFirst,
     Chunk,
     Composed,
     FlatBatch,
     Heads,
     Interleaved,
+    Latest,
     Lens,
     Narrow,
     Slice,
@@ -45,7 +47,8 @@ def one_lens(draw: st.DrawFn, shape: tuple[int, ...]) -> Lens:
     width, rank = shape[-1], len(shape)
     axis = draw(st.integers(0, rank - 1))
     kinds = ["whole", "narrow", "take", "slice", "chunk", "interleaved", "transposed"]
-    kinds += ["heads", "per row", "flat"] if rank >= 2 else []
+    kinds += ["heads", "per row", "flat", "latest"] if rank >= 2 else []
+    kinds += ["channels first"] if rank in (2, 3) else []
     kind = draw(st.sampled_from(kinds))
     divisors = st.sampled_from([d for d in range(1, width + 1) if width % d == 0])
     if kind == "narrow":
@@ -72,6 +75,10 @@ def one_lens(draw: st.DrawFn, shape: tuple[int, ...]) -> Lens:
         return Interleaved(draw(st.integers(0, of - 1)), of, heads)
     if kind == "flat":
         return FlatBatch()
+    if kind == "channels first":
+        return ChannelsFirst()
+    if kind == "latest":
+        return Latest().within(Frame(length=draw(st.integers(1, 5))))
     if kind == "transposed":
         return Transposed(axis, draw(st.integers(0, rank - 1)))
     return Whole()
@@ -250,3 +257,22 @@ def test_tokens_of_all_rows_in_one_list(rows: int, length: int, heads: bool, dty
 def test_tokens_that_are_no_rows(length: int | None) -> None:
     with pytest.raises(ShapeMismatchError, match="6 tokens are no rows"):
         Unflatten().within(Frame(length=length)).get(torch.zeros(6, 2))
+
+
+def test_channels_first() -> None:
+    whole = tensor((2, 3, 4), torch.float32, 0)
+    seen = ChannelsFirst().get(whole)
+    assert torch.equal(seen[1, 3], whole[1, :, 3])
+    step = ChannelsFirst().get(whole[..., 3])
+    assert torch.equal(step, seen[:, 3:])
+    assert ChannelsFirst().put(whole[..., 3], step).shape == (2, 3)
+
+
+def test_latest_positions_are_this_forwards() -> None:
+    whole = tensor((2, 5, 3), torch.float32, 0)
+    assert torch.equal(Latest().within(Frame(length=2)).get(whole), whole[:, 3:])
+    assert torch.equal(Latest().within(Frame(length=9)).get(whole), whole)
+    assert torch.equal(Latest().get(whole), whole)
+    put = Latest().within(Frame(length=2)).put(whole, torch.zeros(2, 2, 3))
+    assert torch.equal(put[:, :3], whole[:, :3])
+    assert not put[:, 3:].any()
