@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from ..adapted import Adapted
 from ..sites import Site, Sites, Values
-from .setting import Setting, make_inputs
+from .scan import recurrent_states
+from .setting import Setting, make_inputs, make_past
 from .subject import Subject
 
 
@@ -28,6 +30,7 @@ class Case:
             self.model.train(setting.training)
         self.adapted: Adapted = subject.adapted(self.model)
         self.inputs = make_inputs(subject, self.model, setting)
+        self.past = make_past(subject, self.model, setting)
         self.generator = torch.Generator().manual_seed(setting.seed + 1)
 
     @property
@@ -45,14 +48,20 @@ class Case:
     ) -> dict[str, Tensor]:
         """The outputs of one forward, dropout seeded; torch's random state is as before afterwards.
 
+        What a forward that continues from a cache leaves there counts among its outputs.
+
         Args:
             model: in place of the case's.
             grad: whether gradients are enabled, in place of the setting's.
             graph: keep the outputs' graph.
         """
         chosen = self.model if model is None else model
+        arguments = self.arguments(**extra)
         with self.outputs_of(chosen) as outputs:
-            outputs[""] = self.call(chosen, grad=grad, **extra)
+            outputs[""] = self._call(chosen, arguments, grad)
+            if self.past:
+                states = recurrent_states({name: arguments[name] for name in self.past})
+                outputs["the cache"] = {f"state of layer {n}": state for n, state in enumerate(states)}
         return tensors(outputs, graph)
 
     @contextmanager
@@ -73,16 +82,22 @@ class Case:
             for handle in handles:
                 handle.remove()
 
+    def arguments(self, **extra: Any) -> dict[str, Any]:
+        """The arguments of one forward; a cache is a copy of its own, for a forward goes on in it."""
+        inputs = {**self.inputs, **copy.deepcopy(self.past), **extra}
+        if "use_cache" in signature(type(self.model).forward).parameters:
+            inputs.setdefault("use_cache", False)
+        return inputs
+
     def call(self, model: nn.Module | None = None, *, grad: bool | None = None, **extra: Any) -> Any:
         """What the model returns for the case's inputs."""
-        chosen = self.model if model is None else model
-        inputs = {**self.inputs, **extra}
-        if "use_cache" in signature(type(chosen).forward).parameters:
-            inputs.setdefault("use_cache", False)
+        return self._call(self.model if model is None else model, self.arguments(**extra), grad)
+
+    def _call(self, model: nn.Module, arguments: Mapping[str, Any], grad: bool | None) -> Any:
         with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(self.setting.grad if grad is None else grad):
             # torch.manual_seed also notes a stack trace for each accelerator: a quarter of the suite's time.
             torch.default_generator.manual_seed(self.setting.seed)
-            return chosen(**inputs)
+            return model(**arguments)
 
     def run(
         self,

@@ -34,10 +34,17 @@ class Draw:
         self.log.append(f"{name}: {value}")
         return value
 
-    def case(self, variants: Sequence[tuple[str, str | None]] | None = None, **limits: Any) -> Case:
-        """A case in which the component exists (or one of the given variants)."""
+    def case(
+        self, variants: Sequence[tuple[str, str | None]] | None = None, past: bool | None = None, **limits: Any
+    ) -> Case:
+        """A case in which the component exists (or one of the given variants).
+
+        Args:
+            past: whether the forward continues from a cache; None leaves it open. It does where the component needs it.
+        """
         chosen = variants if variants is not None else self.subject.variants(self.component)
-        setting: Setting = self("setting", settings(self.subject, chosen, **limits))
+        past = True if self.subject.needs_past(self.component) else past
+        setting: Setting = self("setting", settings(self.subject, chosen, past=past, **limits))
         return Case(self.subject, setting)
 
     def site(self, case: Case, component: str | None = None) -> Site:
@@ -130,8 +137,11 @@ class Draw:
         return found
 
     def _selectable(self, case: Case) -> dict[str, int]:
-        """The keywords of `Site.at` that the component's axes allow, with the axis that each narrows."""
-        axes = self.axes(case)
+        """The keywords of `Site.at` that the component's axes allow, with the axis that each narrows.
+
+        A cache that was filled before a session began may not say at which position it continues.
+        """
+        axes = tuple(a if a != "position" or not case.setting.past else "" for a in self.axes(case))
         names = {"batch": "rows", "head": "heads", "kv_head": "heads"}
         names |= dict.fromkeys(("position", "query_position", "source_position"), "positions")
         found: dict[str, int] = {}

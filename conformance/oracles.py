@@ -21,6 +21,7 @@ from ..specs import Relation
 from ..specs import relations as kinds
 from ..specs.expressions import evaluate
 from .case import Case
+from .scan import parameter, recurrent_states, selective_scan, split
 from .violation import Violation
 
 
@@ -148,7 +149,8 @@ def _residual_sum(relation: kinds.ResidualSum, reading: Reading) -> Iterator[Sid
 def _projection(relation: kinds.Projection, reading: Reading) -> Iterator[Side]:
     for layer in _layers(relation.result, reading):
         root = reading.case.model if layer is None else reading.block(layer)
-        wanted = submodule(root, relation.module)(reading.total(relation.terms, layer))
+        module = submodule(root, relation.module)
+        wanted = module(_as_weights(reading.total(relation.terms, layer), module))
         wanted = wanted[0] if isinstance(wanted, tuple) else wanted
         wanted = _in_rows(wanted, reading)
         if relation.part is not None:
@@ -163,17 +165,71 @@ def _in_rows(tokens: Tensor, reading: Reading) -> Tensor:
     return tokens.reshape(setting.rows, setting.columns, -1) if split else tokens
 
 
-def _part(whole: Tensor, part: kinds.Part, reading: Reading) -> Tensor:
+def _as_weights(value: Tensor, module: nn.Module) -> Tensor:
+    """``value`` in the dtype of the module's weights: some models keep their residual stream in a finer one."""
+    weight = next((p for p in module.parameters() if p.is_floating_point()), None)
+    return value if weight is None else value.to(weight.dtype)
+
+
+def _evaluated(expression: str, reading: Reading) -> int:
+    """An expression over the tower's config."""
     subject, setting = reading.case.subject, reading.case.setting
-    config = subject.tower.config_of(subject.config_of(setting.model))
+    return evaluate(expression, subject.tower.config_of(subject.config_of(setting.model)))
+
+
+def _part(whole: Tensor, part: kinds.Part, reading: Reading) -> Tensor:
     if part.chunk is None:
-        start = evaluate(part.start, config) if part.start else 0
-        stop = evaluate(part.stop, config) if part.stop else whole.shape[-1]
+        start = _evaluated(part.start, reading) if part.start else 0
+        stop = _evaluated(part.stop, reading) if part.stop else whole.shape[-1]
         return whole[..., start:stop]
-    groups = evaluate(part.per, config) if part.per else 1
+    groups = _evaluated(part.per, reading) if part.per else 1
     of = part.of or 1
     split = whole.reshape(*whole.shape[:-1], groups, of, -1)
     return split[..., part.chunk, :].flatten(-2)
+
+
+@_sides.register
+def _convolution(relation: kinds.Convolution, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        block = reading.block(layer)
+        source = reading(relation.source, layer)
+        convolved = submodule(block, relation.module)(source.transpose(1, 2))[..., : source.shape[1]]
+        wanted = submodule(block, relation.activation)(convolved).transpose(1, 2)
+        yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+
+
+@_sides.register
+def _selective_scan(relation: kinds.SelectiveScan, reading: Reading) -> Iterator[Side]:
+    groups = _evaluated(relation.groups, reading)
+    for layer in range(reading.layers):
+        module = submodule(reading.block(layer), relation.module)
+        found = reading(relation.result, layer)
+        wanted = selective_scan(
+            reading(relation.source, layer)[..., : found.shape[-1]],
+            reading(relation.step, layer) + parameter(module, relation.bias),
+            split(reading(relation.input_matrix, layer), groups),
+            split(reading(relation.output_matrix, layer), groups),
+            -parameter(module, "A_log").exp(),
+            parameter(module, "D"),
+        )
+        yield Side(f"l = {layer}", found, wanted)
+
+
+@_sides.register
+def _gate_product(relation: kinds.GateProduct, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        source, gate = reading(relation.source, layer), reading(relation.gate, layer)
+        if relation.module:
+            wanted = submodule(reading.block(layer), relation.module)(source, gate)
+        else:
+            wanted = source * torch.nn.functional.silu(gate)
+        yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+
+
+@_sides.register
+def _recurrent_state(relation: kinds.RecurrentState, reading: Reading) -> Iterator[Side]:
+    for layer, wanted in enumerate(recurrent_states(reading.case.past)):
+        yield Side(f"l = {layer}", reading(relation.component, layer), wanted)
 
 
 @_sides.register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Setting:
         padding: "none", "left" or "right".
         padded: how many columns of each row are padding.
         embeds: whether the model is given embeddings in place of ids.
+        past: how many positions an earlier call has left in the cache that this one continues from; 0 for no cache.
         seed: of the inputs and of every random value.
     """
 
@@ -43,6 +44,7 @@ class Setting:
     padding: str = "none"
     padded: tuple[int, ...] = ()
     embeds: bool = False
+    past: int = 0
     seed: int = 0
 
     def __str__(self) -> str:
@@ -51,6 +53,7 @@ class Setting:
         sizes = f"{self.rows} row(s) of {self.columns} column(s)"
         pads = f", {self.padding}-padded by {list(self.padded)}" if self.padding != "none" else ""
         given = ", as embeddings" if self.embeds else ""
+        given += f", after {self.past} in the cache" if self.past else ""
         return f"{' '.join(w for w in words if w)}; {sizes}{pads}{given}; seed {self.seed}"
 
 
@@ -66,11 +69,16 @@ def settings(
     sides: Sequence[str] = ("right", "left"),
     rows: int = 1,
     columns: int = 1,
+    past: bool | None = None,
 ) -> Setting:
-    """Settings for one of ``variants``, of at least ``rows`` x ``columns``."""
+    """Settings for one of ``variants``, of at least ``rows`` x ``columns``; with ``past`` one column that continues
+    from a cache, which None leaves to be drawn for models whose forward is then another (a scan's one-step form)."""
     model, attention = draw(st.sampled_from(list(variants)))
     count = draw(st.integers(rows, ROWS))
-    length = subject.columns(model) or draw(st.integers(columns, COLUMNS))
+    if past is None:
+        past = draw(st.booleans()) if subject.has("state_space", model) else False
+    earlier = draw(st.integers(1, COLUMNS)) if past else 0
+    length = 1 if past else subject.columns(model) or draw(st.integers(columns, COLUMNS))
     takes = subject.tower.inputs
     possible = ["none"]
     if padding and "attention_mask" in takes and length > 1:
@@ -91,6 +99,7 @@ def settings(
         side,
         padded,
         draw(st.booleans()) if "inputs_embeds" in takes and "input_ids" in takes else False,
+        earlier,
         draw(st.integers(0, 2**16)),
     )
 
@@ -113,6 +122,15 @@ def make_inputs(subject: Subject, model: nn.Module, setting: Setting) -> dict[st
         embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
         inputs["inputs_embeds"] = embedding(inputs.pop("input_ids")).detach()
     return inputs
+
+
+def make_past(subject: Subject, model: nn.Module, setting: Setting) -> dict[str, Any]:
+    """The arguments with which a call continues from an earlier one of the setting's ``past`` positions."""
+    if not setting.past:
+        return {}
+    earlier = replace(setting, columns=setting.past, past=0, seed=setting.seed + 1)
+    with torch.no_grad():
+        return dict(subject.adapter.example_past(model, make_inputs(subject, model, earlier)))
 
 
 def real(setting: Setting) -> Tensor:

@@ -170,6 +170,11 @@ class Subject:
         config = self.tower.config_of(self.config_of(model))
         return self.tower.components[component].resolve(self.class_of(model), config)
 
+    def needs_past(self, component: str) -> bool:
+        """Whether ``component`` exists in a forward that continues from a cache, and in no other."""
+        claimed = self.tower.components.get(component)
+        return claimed is not None and claimed.requires is not None and claimed.requires.past
+
     def columns(self, model: str) -> int | None:
         """How many positions every input has, where the config says; None where inputs differ."""
         config = self.tower.config_of(self.config_of(model))

@@ -58,8 +58,12 @@ def tolerance(dtype: torch.dtype, depth: int) -> float:
     return 32 * torch.finfo(dtype).eps * (depth + 1)
 
 
-def require_close(what: str, found: Tensor, wanted: Tensor, depth: int) -> None:
-    """Raise a `Violation` unless the tensors agree within `tolerance`, relative to the largest entry."""
+def require_close(what: str, found: Tensor, wanted: Tensor, depth: int, dtype: torch.dtype | None = None) -> None:
+    """Raise a `Violation` unless the tensors agree within `tolerance`, relative to the largest entry.
+
+    Args:
+        dtype: a dtype on the way to them, where that is coarser than theirs.
+    """
     if found.shape != wanted.shape:
         raise Violation(f"{what}: {difference(found, wanted)}")
     finite = torch.isfinite(wanted)
@@ -71,6 +75,6 @@ def require_close(what: str, found: Tensor, wanted: Tensor, depth: int) -> None:
     # The mask's huge negative entries would hide every other difference if they set the scale.
     scale = second.abs().clamp(max=1e4).max().clamp(min=1.0)
     gap = float(((first - second).abs() / second.abs().clamp(min=float(scale))).max())
-    bound = tolerance(wanted.dtype, depth)
+    bound = max(tolerance(each, depth) for each in (wanted.dtype, dtype or wanted.dtype))
     if gap > bound:
         raise Violation(f"{what}: off by {gap:.3g} of the largest entry, where rounding explains {bound:.2g}")

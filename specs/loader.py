@@ -224,6 +224,7 @@ class _Tower:
             axes=axes,
             widths=self.widths(section, axes, vocabulary.axes),
             dtype=self.dtype(section, "model"),
+            first_dtype=self.dtype(section, "", "first_dtype"),
             requires=self.requirement(section, "requires"),
             variants=tuple(self.variant(each, axes, vocabulary.axes) for each in section.sections("variants")),
             absent=table(self.reasons(absent, self.models, "model class")),
@@ -251,8 +252,8 @@ class _Tower:
         )
 
     @staticmethod
-    def dtype(section: Section, default: str | None) -> Any:
-        return _one_of(section, "dtype", _DTYPES, "dtype") if "dtype" in section else default
+    def dtype(section: Section, default: str | None, key: str = "dtype") -> Any:
+        return _one_of(section, key, _DTYPES, "dtype") if key in section else default
 
     @staticmethod
     def widths(section: Section, axes: tuple[str, ...], known: Mapping[str, AxisInfo]) -> Mapping[str, str]:
@@ -353,6 +354,9 @@ class _Tower:
     def read_text(self, section: Section, key: str) -> str:
         return section.text(key)
 
+    def read_expression(self, section: Section, key: str) -> str:
+        return section.expression(key)
+
     def read_flag(self, section: Section, key: str) -> bool:
         flag: bool = section.value(key, bool)
         return flag
@@ -378,12 +382,13 @@ class _Tower:
             return None
         inner = section.section(key)
         inner.only([each.name for each in fields(Requirement)])
-        if "attention" not in inner and "when" not in inner:
-            raise inner.error(f"{inner.title} requires nothing", "give `attention` or `when`")
+        if not {"attention", "when", "past"} & set(inner.entries):
+            raise inner.error(f"{inner.title} requires nothing", "give `attention`, `when` or `past`")
         return Requirement(
             reason=inner.text("reason"),
             attention=inner.texts("attention", ()),
             when=inner.condition("when", True),
+            past=inner.value("past", bool, False),
         )
 
     def read_part(self, section: Section, key: str) -> Part:

@@ -94,6 +94,8 @@ def _remarks(component: ComponentSpec) -> list[str]:
     found = []
     if component.dtype != "model":
         found.append(f"- {name} is always {component.dtype}.")
+    if component.first_dtype:
+        found.append(f"- {name} of the first layer: {component.first_dtype}.")
     if component.requires:
         found.append(f"- {name} needs {_requirement(component.requires)}.")
     for model, reason in component.absent.items():
@@ -121,6 +123,7 @@ def _where(relation: Relation) -> str:
     found = [_codes(relation.models)] if relation.models else []
     found += [_condition(relation.when)] if relation.when is not True else []
     found += [_requirement(relation.requires)] if relation.requires else []
+    found += ["without padding"] if relation.unpadded else []
     found += [relation.note] if relation.note else []
     return "; ".join(found) or "always"
 
@@ -131,6 +134,8 @@ def _requirement(requirement: Requirement) -> str:
         found.append(f"{_codes(requirement.attention, ' or ')} attention")
     if requirement.when is not True:
         found.append(_condition(requirement.when))
+    if requirement.past:
+        found.append("a forward that continues from a cache")
     return f"{' and '.join(found)} ({requirement.reason})"
 
 

@@ -19,20 +19,24 @@ __all__ = [
     "Attentions",
     "Chain",
     "Condition",
+    "Convolution",
     "ExpertInput",
     "ExpertProjection",
     "ExpertSum",
+    "GateProduct",
     "HeadsReshape",
     "HiddenStates",
     "ModelOutput",
     "Normalization",
     "Part",
     "Projection",
+    "RecurrentState",
     "Relation",
     "Requirement",
     "ResidualSum",
     "Rotation",
     "Routing",
+    "SelectiveScan",
     "Softmax",
 ]
 
@@ -49,11 +53,13 @@ class Requirement:
         attention: attention implementations (transformers' `attn_implementation`) under which it
             exists; empty for any.
         when: condition over the config.
+        past: it exists in a forward that continues from a cache, and in no other.
     """
 
     reason: str
     attention: tuple[str, ...] = ()
     when: Condition = True
+    past: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class Relation:
         when: condition over the config under which the relation is claimed.
         models: model classes it is claimed for; empty for all of the family.
         requires: what a run must have for the check, beyond its components' own requirements.
+        unpadded: claimed for inputs without padding alone.
         note: for the reader.
         line: line in the spec's file.
     """
@@ -113,6 +120,7 @@ class Relation:
     when: Condition = field(default=True, metadata={"read": "condition"})
     models: tuple[str, ...] = field(default=(), metadata={"read": "models"})
     requires: Requirement | None = field(default=None, metadata={"read": "requirement"})
+    unpadded: bool = field(default=False, metadata={"read": "flag"})
     note: str = field(default="", metadata={"read": "text"})
     line: int = field(default=0, compare=False)
 
@@ -225,6 +233,84 @@ class Normalization(Projection):
     """As `Projection`, where the module is a norm: pins what a sub-layer reads."""
 
     kind: ClassVar[str] = "normalization"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolution(Relation):
+    """result == activation(module(source)), module being a depthwise convolution that sees no later position.
+
+    The module is given (batch, feature, position), padded so that it gives more positions than it takes: the first
+    ones count.
+    """
+
+    kind: ClassVar[str] = "convolution"
+
+    result: str = _component("block")
+    source: str = _component("block")
+    module: tuple[str, ...] = field(metadata={"read": "paths"})
+    activation: tuple[str, ...] = field(metadata={"read": "paths"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {' or '.join(self.activation)}({' or '.join(self.module)}({self.source}))"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveScan(Relation):
+    """result == the selective state-space model over source, as in Gu and Dao 2023, https://arxiv.org/abs/2312.00752.
+
+    For each feature with its decay A < 0 and skip D: state = exp(dt A) state + dt B source and result = C state + D
+    source, dt being softplus(step + bias). ``source`` may have more features than ``result``: its first ones count.
+    ``module`` holds A_log and D, of each feature or each head (Dao and Gu 2024, https://arxiv.org/abs/2405.21060);
+    ``bias`` is the path of the bias in it. B and C are shared by the features of each of ``groups``.
+    """
+
+    kind: ClassVar[str] = "selective_scan"
+
+    result: str = _component("block")
+    source: str = _component("block")
+    step: str = _component("block")
+    input_matrix: str = _component("block")
+    output_matrix: str = _component("block")
+    module: tuple[str, ...] = field(metadata={"read": "paths"})
+    bias: str = field(metadata={"read": "text"})
+    groups: str = field(default="1", metadata={"read": "expression"})
+
+    @property
+    def statement(self) -> str:
+        inputs = ", ".join((self.source, self.step, self.input_matrix, self.output_matrix))
+        return f"{self.result} = the selective scan of {' or '.join(self.module)} over ({inputs})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateProduct(Relation):
+    """result == source * SiLU(gate), or module(source, gate) where the module is a norm that gates."""
+
+    kind: ClassVar[str] = "gate_product"
+
+    result: str = _component("block")
+    source: str = _component("block")
+    gate: str = _component("block")
+    module: tuple[str, ...] = field(default=(), metadata={"read": "paths"})
+
+    @property
+    def statement(self) -> str:
+        if self.module:
+            return f"{self.result} = {' or '.join(self.module)}({self.source}, {self.gate})"
+        return f"{self.result} = {self.source} * silu({self.gate})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentState(Relation):
+    """component[l] == the recurrent state that the cache, as the forward is handed it, holds for layer l."""
+
+    kind: ClassVar[str] = "recurrent_state"
+
+    component: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.component}[l] = the cache's recurrent state of layer l before the step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,6 +490,10 @@ KINDS: dict[str, type[Relation]] = {
         ResidualSum,
         Projection,
         Normalization,
+        Convolution,
+        SelectiveScan,
+        GateProduct,
+        RecurrentState,
         HeadsReshape,
         Rotation,
         Routing,

@@ -138,6 +138,7 @@ class ComponentSpec:
         widths: axis -> expression over the config, for each axis whose size the config decides; also for one whose
             size is otherwise the inputs', where the config decides it here.
         dtype: "model" (that of the tower's weights) or a torch dtype's name, such as "float32".
+        first_dtype: that of the first layer, where it is another; "" where it isn't.
         requires: what a run must have for it to exist, or None.
         variants: differences by model class or config; the first that fits counts.
         absent: model classes of the family that lack it, with the reason.
@@ -149,6 +150,7 @@ class ComponentSpec:
     axes: tuple[str, ...]
     widths: Mapping[str, str]
     dtype: str = "model"
+    first_dtype: str = ""
     requires: Requirement | None = None
     variants: tuple[Variant, ...] = ()
     absent: Mapping[str, str] = field(default_factory=Table)

@@ -26,7 +26,7 @@ def causal(draw: Draw) -> None:
     """Compared bit for bit in every output that has the inputs' positions."""
     first = draw.subject.models[0]
     variants = [v for v in draw.subject.variants(draw.component) if draw.subject.class_of(v[0]) == first]
-    case = draw.case(variants or None, columns=2)
+    case = draw.case(variants or None, past=False, columns=2)
     site = draw.site(case)
     position = draw("position", st.integers(1, case.setting.columns - 1))
     chosen = site.at(positions=position)

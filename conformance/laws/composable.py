@@ -53,7 +53,8 @@ def composable(draw: Draw) -> None:
 def _two_sites(draw: Draw) -> None:
     subject = draw.subject
     other = draw("the other component", st.sampled_from(_others(subject, draw.component)))
-    case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)])
+    past = subject.needs_past(other) or None
+    case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)], past)
     first, second = draw.site(case), draw.site(case, other)
     sharing = [
         s
@@ -98,7 +99,7 @@ def _any_case(draw: Draw) -> tuple[Case, str]:
     component = draw("component", st.sampled_from(draw.subject.claimed))
     variants = draw.subject.variants(component)
     assume(variants)
-    return draw.case(variants), component
+    return draw.case(variants, draw.subject.needs_past(component) or None), component
 
 
 def _two_models(draw: Draw) -> None:
@@ -137,7 +138,7 @@ def _threads(draw: Draw) -> None:
             with torch.set_grad_enabled(False), one.adapted.session(writes={site: values[index]}):
                 meeting.wait()
                 with one.outputs_of(one.model) as outputs:
-                    outputs[""] = one.model(**one.inputs)
+                    outputs[""] = one.model(**one.arguments())
                 meeting.wait()
             found[index] = tensors(outputs)
         except BaseException as error:
@@ -153,8 +154,10 @@ def _threads(draw: Draw) -> None:
     for index, outputs in sorted(enumerate(found), key=lambda each: isinstance(each[1], threading.BrokenBarrierError)):
         if isinstance(outputs, BaseException):
             raise Violation(f"thread {index} ended with {type(outputs).__name__}: {outputs}") from outputs
-        kept = {n: t for n, t in outputs.items() if n in wanted[index]}
-        require_same_outputs(f"thread {index}, writing {site}", kept, wanted[index])
+        shared = outputs.keys() & wanted[index].keys()
+        require_same_outputs(
+            f"thread {index}, writing {site}", {n: outputs[n] for n in shared}, {n: wanted[index][n] for n in shared}
+        )
 
 
 def _callers_hook(draw: Draw) -> None:

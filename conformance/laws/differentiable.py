@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..case import Case
 from ..draw import Draw
-from ..law import law
+from ..law import always, law
+from ..subject import Subject
 from ..violation import Violation
 
 PRECISION = 1e-4
@@ -17,9 +18,16 @@ PRECISION = 1e-4
 taken in another order differs near the seventh digit; a gradient that is lost on its way, in the first."""
 
 
+def _applies(subject: Subject, component: str) -> str | None:
+    if subject.needs_past(component):
+        return "it comes from an earlier call, and a cache is updated in place: no gradient goes back through it"
+    return always(subject, component)
+
+
 @law(
     "differentiable",
     "gradients reach the source through a write, and the base around it: writing the read value gives the plain run's",
+    applies=_applies,
     effort=0.5,
 )
 def differentiable(draw: Draw) -> None:

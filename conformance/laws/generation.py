@@ -54,7 +54,7 @@ def generation(draw: Draw) -> None:
     """Greedy, with a real change at a position of the prompt, which is counted from the start in one of two compared
     runs and from the prompt's end in the other. The logits must be close, too: few changes turn a greedy token."""
     variants = _variants(draw.subject, draw.component)
-    case = draw.case(variants, dtypes=("float32",), modes=False, sides=("left",), columns=2)
+    case = draw.case(variants, dtypes=("float32",), modes=False, sides=("left",), columns=2, past=False)
     site = draw.site(case)
     axis = next(i for i, name in enumerate(site.axes or ()) if name in _POSITIONS)
     before, columns = _prompt(case, site, axis)

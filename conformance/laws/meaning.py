@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 from ...specs import Relation
 from ..draw import Draw
 from ..law import law
@@ -50,12 +52,13 @@ def _applies(subject: Subject, name: str) -> str | None:
     applies=_applies,
 )
 def meaning(draw: Draw) -> None:
-    """Bit for bit where the relation says so, else up to the rounding of a repeated computation."""
+    """Bit for bit where the relation says so, else up to rounding where the computation is repeated."""
     relation = _relations(draw.subject)[draw.component]
-    case = draw.case(_variants(draw.subject, relation), modes=False)
+    past = any(draw.subject.needs_past(c) for c in relation.components)
+    case = draw.case(_variants(draw.subject, relation), modes=False, padding=not relation.unpadded, past=past)
     for side in sides(relation, case):
         what = f"{relation.statement}, {side.where}"
         if relation.bitwise:
             require_same(what, side.found, side.wanted)
         else:
-            require_close(what, side.found, side.wanted, depth=1)
+            require_close(what, side.found, side.wanted, 1, getattr(torch, case.setting.dtype))

@@ -11,7 +11,7 @@ from ..violation import Violation
 @law("shaped", "axes, widths and dtype are what the spec says, in as many layers as it says")
 def shaped(draw: Draw) -> None:
     """Also that the adapter has the sites that the spec claims for the model, and no others."""
-    case = draw.case()
+    case = draw.case(past=False)
     subject, name = draw.subject, draw.component
     claim = subject.claim(name, case.setting.model)
     found = case.sites.filter(component=canonical(name))
@@ -32,7 +32,8 @@ def shaped(draw: Draw) -> None:
         raise Violation(
             f"{site} ({site.port}) has shape {tuple(value.shape)}, the spec claims {shape} for axes {claim.axes}"
         )
-    dtype = f"torch.{case.setting.dtype if claim.dtype == 'model' else claim.dtype}"
+    claimed = claim.first_dtype if claim.first_dtype and site.layer == 0 else claim.dtype
+    dtype = f"torch.{case.setting.dtype if claimed == 'model' else claimed}"
     if str(value.dtype) != dtype:
         raise Violation(f"{site} has dtype {value.dtype}, the spec claims {dtype}")
     written = case.run(writes={site: value.double()}, reads=[site])[1][site]
