@@ -85,8 +85,8 @@ class Call(Port):
     under a cache. ``argument`` is the parameter that is meant, by its name; without it the result is, and ``index`` its
     entry where that is a tuple. ``nth`` says which of a forward's calls counts, from 0, where it makes several, and
     ``file`` the Python module that the function is called from, where that isn't the one of the module's class.
-    ``updated`` says that the function works on the argument in place, as on a cache's state: a write then goes into that
-    tensor, for in another one the update would be lost.
+    ``updated`` says that the function works on the argument in place, as on a cache's state: a write then goes into
+    that tensor, for in another one the update would be lost.
     """
 
     names: tuple[str, ...] = ()

@@ -29,6 +29,11 @@ def test_llama(check: BoundCheck) -> None:
     check()
 
 
+@parametrize_with_laws("mamba")
+def test_mamba(check: BoundCheck) -> None:
+    check()
+
+
 @parametrize_with_laws("mixtral")
 def test_mixtral(check: BoundCheck) -> None:
     check()
