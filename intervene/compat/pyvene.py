@@ -364,9 +364,8 @@ class IntervenableModel(declarative.IntervenableModel):
 
     def load_intervention(self, load_directory: str | Path, include_model: bool = True) -> None:
         """Load what `save_intervention` saved into these interventions."""
-        loaded = type(self).load(
-            load_directory, self.model, include_model=(include_model and self._trains_model) or None
-        )
+        trained = include_model and self._trains_model
+        loaded = type(self).load(load_directory, self.model, include_model=trained or None)
         self.load_state_dict(loaded.state_dict())
 
     def _given(self, tensors: Any) -> dict[str, Tensor]:

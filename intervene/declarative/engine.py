@@ -240,6 +240,11 @@ def broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:
     )
 
 
+def checkpoints(model: nn.Module) -> bool:
+    """Whether a forward of the model runs under gradient checkpointing, as transformers' models do in training mode."""
+    return any(module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Run a model with no gradient to its own parameters; each has its flag back afterwards.

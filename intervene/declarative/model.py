@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from ..adapted import adapt
-from ..errors import ConfigError, InterventionError, NeverFiredError, did_you_mean
+from ..errors import (
+    ConfigError,
+    GradientCheckpointingError,
+    InterventionError,
+    NeverFiredError,
+    SessionError,
+    did_you_mean,
+)
 from ..interventions import Intervention
 from ..sites import Site
 from . import display
 from .config import IntervenableConfig, Representations
-from .engine import Act, Round, acts_of, batch_of, frozen, run
+from .engine import Act, Round, acts_of, batch_of, checkpoints, frozen, run
 from .generation import generate, over_prompt
 from .locations import sides
 from .output import IntervenableOutput, Original
@@ -65,6 +72,7 @@ class IntervenableModel(nn.Module):
         self._handed_in = (model,)
         self._attention = attention
         self._trains_model = False
+        self._open: ExitStack | None = None
         # A module's name can't hold a dot.
         self._modules["placed"] = nn.ModuleDict({p.key.replace(".", "/"): p.intervention for p in self.places})
         reference = next(self.adapted.model.parameters(), None)
@@ -136,13 +144,15 @@ class IntervenableModel(nn.Module):
             SelectionError: locations or subspaces that don't fit the config or the batch.
             ShapeMismatchError: a source that doesn't fit where it is written.
             NeverFiredError: an intervention whose place was never reached.
+            GradientCheckpointingError: trainable interventions under gradient checkpointing need `through_backward`.
         """
         extra: dict[str, Any] = {}
         if labels is not None:
             extra["labels"] = labels
         if use_cache is not None:
             extra["use_cache"] = use_cache
-        with self._gradients():
+        with self._lasting() as lasting:
+            lasting.enter_context(self._gradients())
             plan, acts = self._plan(
                 base, sources, unit_locations, source_representations, activations_sources, subspaces, attention
             )
@@ -151,9 +161,36 @@ class IntervenableModel(nn.Module):
                 with plan.session([]):
                     original = run(self.adapted.model, base)
             writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
-            with plan.session(writes):
-                intervened = run(self.adapted.model, base, **extra)
+            lasting.enter_context(plan.session(writes))
+            intervened = run(self.adapted.model, base, **extra)
         return self._result(original, intervened, acts, return_dict)
+
+    @contextmanager
+    def through_backward(self) -> Iterator[IntervenableModel]:
+        """Keep the interventions of a call in place until the end of the ``with``.
+
+        Gradient checkpointing computes layers a second time in the backward pass, where the interventions must act
+        again::
+
+            with intervenable.through_backward():
+                _, outputs = intervenable(base, sources)
+                loss(outputs).backward()
+
+        Each call inside takes the place of the one before, and the model's parameters ask for no gradients meanwhile.
+        Without gradient checkpointing there is no need for this.
+
+        Raises:
+            GradientCheckpointingError: no backward pass came before the next call or the end.
+            SessionError: it is open already.
+        """
+        if self._open is not None:
+            raise SessionError("through_backward() is open already: it is entered once at a time")
+        with ExitStack() as stack:
+            self._open = stack
+            try:
+                yield self
+            finally:
+                self._open = None
 
     def generate(
         self,
@@ -391,6 +428,25 @@ class IntervenableModel(nn.Module):
 
     def _repr_html_(self) -> str:
         return display.html(self)
+
+    @contextmanager
+    def _lasting(self) -> Iterator[ExitStack]:
+        """What a call opens: closed at its end, or left open by `through_backward`."""
+        if self._open is not None:
+            self._open.close()
+            yield self._open
+            return
+        if (
+            torch.is_grad_enabled()
+            and checkpoints(self.adapted.model)
+            and any(p.requires_grad for p in self.parameters())
+        ):
+            raise GradientCheckpointingError(
+                "under gradient checkpointing the backward pass computes layers again, and the interventions must act "
+                "there too: call this, and backward(), inside `with intervenable.through_backward():`"
+            )
+        with ExitStack() as stack:
+            yield stack
 
     @contextmanager
     def _gradients(self) -> Iterator[None]:

@@ -232,9 +232,10 @@ class _Run:
             self.intervenable.set_temperature(heat)
             record["temperature"] = heat
         for batch in batches:
-            loss = self._loss(batch) / len(batches)
-            # No other leaf gets gradients: not the model's parameters, not embeddings that the caller hands in.
-            loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
+            with self.intervenable.through_backward():
+                loss = self._loss(batch) / len(batches)
+                # No other leaf gets gradients: not the model's parameters, not embeddings that the caller hands in.
+                loss.backward(inputs=self.parameters)  # type: ignore[no-untyped-call]
             record["loss"] += loss.item()
         if not math.isfinite(record["loss"]):
             raise TrainingError(

@@ -415,3 +415,57 @@ class TestRecurrent:
             intervenable(torch.randn(2, 5, 4), [torch.randn(2, 5, 4)])
         with pytest.raises(pv.NeverFiredError):
             intervenable(torch.randn(2, 5, 4), [torch.randn(2, 5, 4)], unit_locations={"sources->base": 7})
+
+
+class TestGradientCheckpointing:
+    @pytest.fixture
+    def training(self):
+        model: Any = pv.tiny("gpt2", attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0)
+        return model.train()
+
+    def gradients(self, intervenable, base, source):
+        for parameter in intervenable.parameters():
+            parameter.grad = None
+        _, outputs = intervenable(base, [source], unit_locations={"sources->base": 2})
+        outputs.logits[:, -1].sum().backward()
+        return [p.grad.clone() for p in intervenable.get_trainable_parameters()]
+
+    def rotation(self, component):
+        kind = pv.LowRankRotatedSpaceIntervention
+        return pv.RepresentationConfig(0, component, intervention_type=kind, low_rank_dimension=2)
+
+    @pytest.mark.parametrize("reentrant", [True, False])
+    @pytest.mark.parametrize("component", ["block_output", "mlp_output"])
+    def test_gradients_are_those_without_it(self, training, base, source, component, reentrant):
+        representation = self.rotation(component)
+        intervenable = pv.IntervenableModel(representation, training)
+        expected = self.gradients(intervenable, base, source)
+        training.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        with intervenable.through_backward():
+            found = self.gradients(intervenable, base, source)
+            again = self.gradients(intervenable, base, source)
+        for one, other, plain in zip(found, again, expected, strict=True):
+            assert plain.abs().max() > 0
+            torch.testing.assert_close(one, plain)
+            torch.testing.assert_close(other, plain)
+        assert all(p.grad is None and p.requires_grad for p in training.parameters())
+        assert not any(module._forward_hooks for module in training.transformer.h)
+
+    def test_closing_too_early_says_how_to_stay_open(self, training, base, source):
+        training.gradient_checkpointing_enable()
+        intervenable = pv.IntervenableModel(self.rotation("block_output"), training)
+        with pytest.raises(pv.GradientCheckpointingError, match="through_backward"):
+            intervenable(base, [source])
+        assert all(p.requires_grad for p in training.parameters())
+        with intervenable.through_backward(), pytest.raises(pv.SessionError), intervenable.through_backward():
+            pass
+
+    def test_no_gradients_no_need(self, training, base, source):
+        training.gradient_checkpointing_enable()
+        pv.IntervenableModel(block(0), training)(base, [source])
+        intervenable = pv.IntervenableModel(self.rotation("block_output"), training.eval())
+        intervenable(base, [source])[1].logits.sum().backward()
+        training.train()
+        with torch.no_grad():
+            _, outputs = pv.IntervenableModel(block(0), training)(base, [source])
+        assert not outputs.logits.requires_grad

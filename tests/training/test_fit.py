@@ -335,3 +335,23 @@ def test_a_language_models_last_position_is_what_counts() -> None:
     }
     losses = [r["loss"] for r in quietly(found, [batch] * 20, lr=0.1).history]
     assert losses[-1] < losses[0]
+
+
+def test_gradient_checkpointing_trains_alike() -> None:
+    still = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    weights = []
+    for checkpoint in (False, True):
+        model: Any = intervene.tiny("gpt2", **still).train()  # type: ignore[arg-type]
+        if checkpoint:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        torch.manual_seed(0)
+        place = RepresentationConfig(
+            layer=1, component="mlp_output", intervention_type=LowRankRotatedSpaceIntervention, low_rank_dimension=1
+        )
+        found = IntervenableModel(place, model)
+        tokens = torch.arange(20).reshape(4, 5) + 1
+        batch = {"input_ids": tokens, "source_input_ids": tokens.flip(0), "labels": tokens[:, 0]}
+        quietly(found, [batch], max_steps=3)
+        weights.append(found.interventions["layer.1.mlp_output"].rotate_layer.weight.detach().clone())
+        assert all(p.grad is None for p in model.parameters())
+    torch.testing.assert_close(weights[0], weights[1])
