@@ -60,6 +60,9 @@ class AutoencoderIntervention(TrainableIntervention):
         self.use_error_term = use_error_term
         self.autoencoder = Autoencoder(required(self, "embed_dim"), required(self, "latent_dim"))
 
+    def feature_count(self) -> int | None:
+        return self.latent_dim
+
     def featurizer(self) -> Latents:
         decoder = self.autoencoder.output
 

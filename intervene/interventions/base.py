@@ -82,7 +82,8 @@ class Intervention(nn.Module):
             subspace_partition: for each subspace ``[start, stop]`` or its features; none may stand in two.
             latent_dim: how many latents, for autoencoders.
             interchange_dim: act on the first so many features alone.
-            source_representation: a constant source that broadcasts to the site.
+            source_representation: a constant source that broadcasts to the site; gradients reach it if it asks
+                for them.
             hidden_source_representation: anything but None: the constant source comes later, from a state dict.
             use_fast: pyvene's keyword; every call is fast here.
             keep_last_dim: pyvene's keyword; units are never flattened together here.
@@ -102,14 +103,16 @@ class Intervention(nn.Module):
         self.embed_dim = None if embed_dim is None else int(embed_dim)
         self.low_rank_dimension = None if low_rank_dimension is None else int(low_rank_dimension)
         self.latent_dim = None if latent_dim is None else int(latent_dim)
-        self.interchange_dim = None if interchange_dim is None else int(interchange_dim)
+        self.interchange_dim: int | None = None
+        if interchange_dim is not None:
+            self.set_interchange_dim(interchange_dim)
         self.subspace_partition = subspace_partition
         self.use_fast = use_fast
         self.keep_last_dim = keep_last_dim
         self.is_source_constant = source_representation is not None or hidden_source_representation is not None
         self.register_buffer("source_representation", _constant(source_representation))
         if subspace_partition is not None:
-            partition(subspace_partition, self.embed_dim)
+            partition(subspace_partition, self.feature_count())
 
     @property
     def needs_source(self) -> bool:
@@ -118,16 +121,24 @@ class Intervention(nn.Module):
 
     def set_source_representation(self, source_representation: Tensor) -> None:
         """Make ``source_representation`` the constant source."""
-        self.source_representation = _constant(source_representation)
+        self.register_buffer("source_representation", _constant(source_representation))
         self.is_source_constant = True
 
     def set_interchange_dim(self, interchange_dim: int) -> None:
-        """Act on the first ``interchange_dim`` features alone."""
+        """Act on the first ``interchange_dim`` features alone, at least one."""
+        if int(interchange_dim) < 1:
+            raise InterventionArgumentError(
+                f"{type(self).__name__}: interchange_dim={interchange_dim} leaves no feature to act on"
+            )
         self.interchange_dim = int(interchange_dim)
 
     def featurizer(self) -> Lens:
         """The lens to the features; the activation's own by default."""
         return Whole()
+
+    def feature_count(self) -> int | None:
+        """How many features the featurizer shows, None where that isn't known before a call."""
+        return self.embed_dim
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         """The new features from those of base and source, both (batch, ..., features)."""
@@ -319,7 +330,7 @@ def keywords(cls: type[Intervention]) -> list[str]:
 
 
 def _constant(source: Tensor | None) -> Tensor | None:
-    return None if source is None else torch.as_tensor(source).detach()
+    return None if source is None else torch.as_tensor(source)
 
 
 def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import InterventionArgumentError, InterventionError, ShapeMismatchError
 from .base import Intervention, like
@@ -60,7 +60,9 @@ class FunctionIntervention(Intervention):
 def _arity(function: Callable[..., Any]) -> tuple[int, int]:
     """How many of (base, source, subspaces) a function takes, and how many it can't do without."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        # A module's own signature is that of any module; what it takes is what its forward takes.
+        called = function.forward if isinstance(function, nn.Module) else function
+        parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError) as error:  # functions written in C often don't show theirs
         raise InterventionArgumentError(
             f"{function!r} does not say what it takes; wrap it: lambda base: f(base), or lambda base, source: ..."

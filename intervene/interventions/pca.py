@@ -69,6 +69,9 @@ class PCARotatedSpaceIntervention(BasisAgnosticIntervention, DistributedRepresen
         self._set(directions[:count], rows.mean(0), std)
         return self
 
+    def feature_count(self) -> int | None:
+        return self.embed_dim if self.low_rank_dimension is None else self.low_rank_dimension
+
     def featurizer(self) -> Linear:
         if self.pca_components is None or self.pca_mean is None or self.pca_std is None:
             raise InterventionError(

@@ -27,6 +27,9 @@ class RotatedIntervention(TrainableIntervention, DistributedRepresentationInterv
         """How many of the rotated directions are features, from the first on."""
         return required(self, "embed_dim")
 
+    def feature_count(self) -> int:
+        return self.directions()
+
     def featurizer(self) -> Linear:
         weight = self.rotate_layer.weight[:, : self.directions()]
         return Linear(weight, weight.T)

@@ -62,8 +62,7 @@ class JumpReLUAutoencoderIntervention(TrainableIntervention):
                 raise InterventionArgumentError(
                     f"{name} is one of {', '.join(known)}, not {value!r}.{did_you_mean(str(value), known)}"
                 )
-        if self.latent_dim is None:
-            self.latent_dim = self.low_rank_dimension
+        self.latent_dim = self.feature_count()
         width, latents = required(self, "embed_dim"), required(self, "latent_dim")
         if (architecture == "topk") != (k is not None) or (k is not None and not 1 <= k <= latents):
             raise InterventionArgumentError(f"topk, and only topk, needs k= between 1 and {latents} latents, found {k}")
@@ -139,6 +138,9 @@ class JumpReLUAutoencoderIntervention(TrainableIntervention):
                 f"decoding with {self.normalize_activations} needs the activation: decode(z, x)"
             )
         return out * self._spread(x) + self._normalization(x)[0]
+
+    def feature_count(self) -> int | None:
+        return self.low_rank_dimension if self.latent_dim is None else self.latent_dim
 
     def featurizer(self) -> Latents:
         scale = None if self.normalize_activations == "none" else self._spread

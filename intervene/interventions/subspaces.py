@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InterventionArgumentError, SelectionError
 
-Subspaces = int | Sequence[int] | Sequence[Sequence[int]]
+Subspaces = int | Sequence[int] | Sequence[Sequence[int]] | Tensor
 Partition = Sequence[Sequence[int] | range]
 
 
@@ -67,7 +67,10 @@ def chosen_features(
 
 
 def _by_row(subspaces: Subspaces, rows: int) -> list[list[int]]:
-    given: list[Any] = [subspaces] if isinstance(subspaces, int) else list(subspaces)
+    listed: Any = subspaces.tolist() if isinstance(subspaces, Tensor) else subspaces
+    given: list[Any] = [listed] if isinstance(listed, int) else list(listed)
+    if not given:
+        raise SelectionError("subspaces choose nothing; None stands for all features")
     if all(isinstance(entry, int) for entry in given):
         return [given] * rows
     if not all(isinstance(entry, Sequence) for entry in given):
@@ -88,8 +91,10 @@ def row_mask(chosen: list[list[int]], like: Tensor) -> Tensor:
 def gather(chosen: list[list[int]], values: Tensor) -> Tensor:
     """(rows, ..., chosen features) of ``values`` (rows, ..., features)."""
     counts = {len(features) for features in chosen}
-    if len(counts) != 1:
-        raise SelectionError(f"collecting needs as many features for each row; the subspaces hold {sorted(counts)}")
+    if len(counts) != 1 or not chosen[0]:
+        raise SelectionError(
+            f"collecting needs as many features for each row, and one at least; there are {sorted(counts)}"
+        )
     index = torch.tensor(chosen, device=values.device)
     index = index.reshape(len(chosen), *[1] * (values.dim() - 2), index.shape[-1])
     return values.gather(-1, index.expand(*values.shape[:-1], index.shape[-1]))

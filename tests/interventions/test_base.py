@@ -65,6 +65,9 @@ def test_subspaces_that_do_not_exist_are_errors() -> None:
         swap(BASE, SOURCE, [[2], [0]])
     with pytest.raises(SelectionError, match="for 1 rows"):
         swap(BASE, SOURCE, [[0]])
+    with pytest.raises(SelectionError, match="choose nothing"):
+        swap(BASE, SOURCE, [])
+    assert torch.equal(swap(BASE, SOURCE, torch.tensor([[0], [1]])), swap(BASE, SOURCE, [[0], [1]]))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,41 @@ def test_subspaces_that_do_not_exist_are_errors() -> None:
 def test_partitions_that_cannot_be_are_refused(parts: list[list[int]], says: str) -> None:
     with pytest.raises(InterventionArgumentError, match=says):
         pv.VanillaIntervention(embed_dim=4, subspace_partition=parts)
+
+
+def test_a_partition_is_one_of_the_features() -> None:
+    for kind in (pv.JumpReLUAutoencoderIntervention, pv.AutoencoderIntervention):
+        made = pv.make_intervention(kind, embed_dim=4, latent_dim=9, subspace_partition=[[0, 5], [5, 9]])
+        assert made.feature_count() == 9
+    with pytest.raises(InterventionArgumentError, match="feature 2; there are 2"):
+        pv.LowRankRotatedSpaceIntervention(embed_dim=4, low_rank_dimension=2, subspace_partition=[[0, 3]])
+    with pytest.raises(InterventionArgumentError, match="interchange_dim=0 leaves no feature"):
+        pv.VanillaIntervention(interchange_dim=0)
+
+
+def test_gradients_reach_a_constant_source_that_asks_for_them() -> None:
+    steering = torch.nn.Parameter(torch.zeros(4))
+    addition = pv.AdditionIntervention(source_representation=steering)
+    (addition(BASE) * 2).sum().backward()
+    assert torch.equal(steering.grad, torch.full((4,), 12.0))  # type: ignore[arg-type]
+    other = torch.ones(4)
+    addition.set_source_representation(other)
+    assert torch.equal(addition(BASE), BASE + 1)
+
+
+def test_modules_are_functions_too() -> None:
+    class Mix(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.share = torch.nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, base, source):
+            return torch.lerp(base, source, self.share)
+
+    mix = pv.make_intervention(Mix())
+    assert mix.needs_source
+    assert torch.equal(mix(BASE, SOURCE), (BASE + SOURCE) / 2)
+    assert [name for name, _ in mix.named_parameters()] == ["function.share"]
 
 
 def test_collect_gathers_and_refuses_ragged_rows() -> None:
