@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .adapted import Adapted, adapt
 from .errors import SweepError
-from .sweeps.engine import accepts, logits_of
+from .sweeps.engine import accepts, run_once
 from .sweeps.metrics import Probability
 from .sweeps.noise import GaussianNoise
 from .sweeps.result import SweepResult
@@ -105,6 +104,12 @@ def causal_trace(
         UnknownSiteError: the component is none of this model's.
     """
     adapted = model if isinstance(model, Adapted) else adapt(model)
+    if len(adapted.towers) > 1:
+        raise SweepError(
+            f"causal_trace gives a model a prompt alone, and {type(adapted.model).__name__} has the towers "
+            f"{', '.join(adapted.towers)}: call intervene.sweep with all its inputs, component="
+            f'"{adapted.towers[-1]}.{component}" and noise=GaussianNoise(...)'
+        )
     device = next(adapted.model.parameters()).device
     encoded = tokenizer(prompt, return_tensors="pt")
     inputs = {n: v.to(device) for n, v in encoded.items() if accepts(adapted.model, n)}
@@ -171,8 +176,7 @@ def target_token(tokenizer: Any, prompt: str, ids: Sequence[int], target: str) -
 
 
 def _last_logits(adapted: Adapted, inputs: Mapping[str, Any]) -> Tensor:
-    with torch.no_grad():
-        return logits_of(adapted.model(**inputs))[:, -1]
+    return run_once(adapted, inputs)[0][:, -1]
 
 
 def _corrupted_logits(adapted: Adapted, inputs: Mapping[str, Tensor], noise: GaussianNoise) -> Tensor:

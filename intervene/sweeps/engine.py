@@ -16,7 +16,7 @@ from ..adapted import Adapted
 from ..errors import ShapeMismatchError, SweepError
 from ..selection import find_axis
 from ..session import Written
-from ..sites import Site
+from ..sites import Site, Values
 from .branching import Branching, repeated
 from .metrics import Metric, measure
 from .plan import Cell
@@ -69,8 +69,7 @@ class Runs:
     def _call(self, origins: Sequence[int], placed: Sequence[tuple[int, Cell]]) -> Tensor:
         """Logits of a forward that starts with copies of the rows ``origins`` and has each cell at its first row."""
         writes = [*self.corruption(origins), *self._patches(placed)]
-        with torch.no_grad(), self.adapted.session(writes=writes, attention=self.attention):
-            return logits_of(self.adapted.model(**repeated(self.inputs, self.rows, origins)))
+        return run_once(self.adapted, repeated(self.inputs, self.rows, origins), writes, self.attention)[0]
 
     def _patches(self, placed: Sequence[tuple[int, Cell]]) -> list[tuple[Site, Written]]:
         """One write for each site, for all cells that write there."""
@@ -162,6 +161,24 @@ def run(
             samples[:, cell.index] = measure(runs.metric, part)
         on_done(len(those))
     return base, samples
+
+
+def run_once(
+    adapted: Adapted,
+    inputs: Mapping[str, Any],
+    writes: Sequence[tuple[Site, Written]] = (),
+    attention: str | None = None,
+    reads: Sequence[Site] = (),
+) -> tuple[Tensor, Values]:
+    """One forward's logits and read values, without gradients.
+
+    The logits are those that the model returns. One with towers may keep those of its decoder for itself, so that they
+    are read at their site.
+    """
+    own = [site for site in adapted.sites.filter(component="logits") if site.tower is not None]
+    with torch.no_grad(), adapted.session(reads=[*reads, *own], writes=writes, attention=attention) as session:
+        output = adapted.model(**inputs)
+    return (session.values[own[0]] if own else logits_of(output)), session.values
 
 
 def logits_of(output: Any) -> Tensor:

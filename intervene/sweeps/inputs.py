@@ -71,16 +71,19 @@ def prepare(model: nn.Module, base: Mapping[str, Any], noise: GaussianNoise | No
         }
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
-    last = _last_columns(inputs.get("attention_mask"), columns)
+    last = _last_columns(inputs)
     wants_all = getattr(metric, "positions", "last") == "all"
     if last is None and not wants_all and accepts(model, "logits_to_keep"):
         inputs.setdefault("logits_to_keep", 1)
     return Batch(inputs, rows, columns, last)
 
 
-def _last_columns(mask: Any, columns: int) -> tuple[int, ...] | None:
+def _last_columns(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    # Where there is a decoder the logits are its own, and so is the padding that counts.
+    mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
+    columns = mask.shape[1]
     numbered = mask.long() * torch.arange(1, columns + 1, device=mask.device)
     last = (numbered.amax(1) - 1).tolist()
     return None if all(c == columns - 1 for c in last) else tuple(last)

@@ -88,8 +88,37 @@ def choose_axes(adapted: Adapted, components: Sequence[str], asked: Sequence[str
     return tuple(asked)
 
 
+def placed(adapted: Adapted, component: str) -> tuple[str | None, str]:
+    """A component's tower and canonical name: of ``"vision.mlp_output"``, or of ``"mlp_output"`` of one tower alone.
+
+    Raises:
+        UnknownSiteError: a component of several towers, of which none is said.
+    """
+    tower, _, bare = component.rpartition(".")
+    if tower in adapted.towers:
+        return tower, canonical(bare)
+    having = {site.tower for site in adapted.sites.filter(component=canonical(component))}
+    if len(having) > 1:
+        adapted.site(component)  # raises, with the towers
+    return (having.pop() if having else None), canonical(component)
+
+
+def depth(adapted: Adapted, components: Sequence[str]) -> int:
+    """How many layers the components' tower has.
+
+    Raises:
+        SweepError: components of several towers, whose layers don't go together.
+    """
+    towers = dict.fromkeys(placed(adapted, c)[0] for c in components)
+    if len(towers) > 1:
+        raise SweepError(f"the components belong to the towers {', '.join(map(str, towers))}: sweep them apart")
+    (tower,) = towers
+    return adapted.layers if tower is None or adapted.adapter is None else len(adapted.adapter.blocks_of(tower))
+
+
 def _layered(adapted: Adapted, component: str) -> bool:
-    found = adapted.sites.filter(component=canonical(component))
+    tower, name = placed(adapted, component)
+    found = adapted.sites.filter(component=name, tower=tower)
     return bool(found) and found[0].layer is not None
 
 
@@ -119,7 +148,7 @@ def make(
         raise SweepError(f"tokens has {len(tokens)} texts for {columns} columns")
     swept = list(range(columns)) if positions is None else list(positions)
     choices: dict[str, Sequence[Label]] = {
-        "component": [canonical(c) for c in components],
+        "component": [c if "." in c else canonical(c) for c in components],
         "layer": list(layers),
         "head": list(heads),
         "position": swept,
@@ -159,13 +188,19 @@ def _start(adapted: Adapted, site: Site) -> int | None:
 def sites(adapted: Adapted, components: Sequence[str], layered: bool) -> list[Site]:
     """Every site of the components, in all layers."""
     if layered:
-        return [adapted.site(c, layer) for c in components for layer in range(adapted.layers)]
+        count = depth(adapted, components)
+        return [_site(adapted, c, layer) for c in components for layer in range(count)]
     return [adapted[c] for c in components]
+
+
+def _site(adapted: Adapted, component: str, layer: int) -> Site:
+    tower, name = placed(adapted, component)
+    return adapted.site(name, layer, tower)
 
 
 def _window(adapted: Adapted, component: str, layer: int | None, window: int) -> tuple[Site, ...]:
     if layer is None:
         return (adapted[component],)
     first = max(0, layer - window // 2)
-    last = min(adapted.layers, layer + (window + 1) // 2)
-    return tuple(adapted.site(component, each) for each in range(first, last))
+    last = min(depth(adapted, [component]), layer + (window + 1) // 2)
+    return tuple(_site(adapted, component, each) for each in range(first, last))

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..adapted import Adapted
 from ..errors import SweepError
 from ..session import Written
 from ..sites import Site
-from .engine import logits_of
+from .engine import run_once
 from .inputs import Batch
 from .noise import GaussianNoise
 
@@ -53,9 +52,8 @@ def read(
                 f"source and base are patched position by position and row by row: {name} has shape {theirs} in "
                 f"the source and {ours} in the base"
             )
-    with torch.no_grad(), adapted.session(reads=sites, attention=attention) as session:
-        logits = logits_of(adapted.model(**inputs))
-    values = {s: _rows(session.values[s], batch.rows) for s in sites}
+    logits, read = run_once(adapted, inputs, attention=attention, reads=sites)
+    values = {s: _rows(read[s], batch.rows) for s in sites}
     return Source(values, _rows(logits, batch.rows))
 
 
@@ -67,11 +65,22 @@ def _rows(value: Tensor, rows: int) -> Tensor:
     return value.expand(rows, *value.shape[1:]) if value.shape[0] == 1 else value
 
 
-def corruption(adapted: Adapted, noise: GaussianNoise | None) -> Callable[[Sequence[int]], list[tuple[Site, Written]]]:
-    """The writes that corrupt a forward, given which sample each of its first rows belongs to."""
+def corruption(
+    adapted: Adapted, noise: GaussianNoise | None, tower: str | None = None
+) -> Callable[[Sequence[int]], list[tuple[Site, Written]]]:
+    """The writes that corrupt a forward, given which sample each of its first rows belongs to.
+
+    Raises:
+        SweepError: noise in a tower that embeds no tokens.
+    """
     if noise is None:
         return lambda origins: []
-    site = adapted.site("embedding_output").at(positions=list(noise.positions))
+    if tower is not None and adapted.adapter is not None and adapted.adapter.load_spec().towers[tower].positions:
+        raise SweepError(
+            f"noise is drawn for embeddings of tokens, and the tower {tower} embeds none: give source= another "
+            f"{tower} input instead"
+        )
+    site = adapted.site("embedding_output", tower=tower).at(positions=list(noise.positions))
     drawn: list[Tensor] = []
 
     def writes(origins: Sequence[int]) -> list[tuple[Site, Written]]:

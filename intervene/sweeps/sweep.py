@@ -56,7 +56,8 @@ def sweep(
         metric: of the patched logits, for example `Probability`; see `intervene.sweeps.metrics`.
         source: the source run's inputs, of the same shape (position ``p`` goes to position ``p``, row to row); a
             number is written instead (0 for a zero ablation); left out with ``noise``, the base without noise.
-        component: one or several canonical components.
+        component: one or several canonical components; of a model with towers, of one of these, as in
+            ``"text_decoder.mlp_output"``.
         layers: the layers swept; all by default.
         positions: the columns swept; all by default. Without a position axis, the columns that each cell writes.
         heads: the heads swept; all by default where ``axes`` has "head".
@@ -91,20 +92,22 @@ def sweep(
     components = [component] if isinstance(component, str) else list(component)
     names = plan.choose_axes(adapted, components, axes)
     batch = inputs.prepare(adapted.model, base, noise, metric)
-    chosen_layers = _chosen("layer", layers, adapted.layers) if "layer" in names else []
+    chosen_layers = _chosen("layer", layers, plan.depth(adapted, components)) if "layer" in names else []
     everywhere = plan.sites(adapted, components, "layer" in names)
     swept = sources.read(adapted, everywhere, batch, source, attention)
     chosen_heads = (
-        _chosen("head", heads, _head_count(adapted, everywhere[0], batch, attention)) if "head" in names else []
+        _chosen("head", heads, _size(adapted, everywhere[0], "heads", batch, attention)) if "head" in names else []
     )
+    # A tower has a sequence of its own: an image's patches, say.
+    columns = _size(adapted, everywhere[0], "positions", batch, attention) if everywhere[0].tower else batch.columns
     grid = plan.make(
         adapted,
         components,
         names,
         chosen_layers,
-        None if positions is None else _chosen("position", positions, batch.columns),
+        None if positions is None else _chosen("position", positions, columns),
         chosen_heads,
-        batch.columns,
+        columns,
         window,
         tokens,
     )
@@ -115,7 +118,7 @@ def sweep(
         batch.inputs,
         batch.rows,
         swept.values,
-        sources.corruption(adapted, noise),
+        sources.corruption(adapted, noise, everywhere[0].tower),
         batch.reading(metric),
         attention,
     )
@@ -179,10 +182,10 @@ def _chosen(name: str, asked: Sequence[int] | None, size: int) -> list[int]:
     return found
 
 
-def _head_count(adapted: Adapted, site: Site, batch: inputs.Batch, attention: str | None) -> int:
-    """How many heads a site's activation has."""
+def _size(adapted: Adapted, site: Site, what: str, batch: inputs.Batch, attention: str | None) -> int:
+    """How many heads or positions a site's activation has."""
     value = adapted.read([site], attention=attention, **batch.inputs)[site]
-    return int(value.shape[find_axis("heads", site.axes, value.dim())])
+    return int(value.shape[find_axis(what, site.axes, value.dim())])
 
 
 def _bytes_a_run(model: nn.Module, logits: Tensor, columns: int) -> int:
