@@ -18,6 +18,7 @@ from .errors import (
     NeverFiredError,
     SessionError,
 )
+from .lenses import laid_out_like
 from .ports import Handle, Port
 from .sites import Site, Values
 from .taps import Read, Tap, Timed, Write
@@ -175,6 +176,8 @@ class _Dispatch:
                         f"{written.address}: a backward pass that computes the layer again doesn't say which call "
                         f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
                     )
+        if changed is not None:
+            changed = laid_out_like(changed, whole)
         if changed is not None and written is not None and clock.grad:
             changed = session._awaited.note(whole, changed, written.address, again, self._replays)
         if session._stop and session.finished:

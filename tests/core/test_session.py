@@ -628,3 +628,38 @@ def test_a_written_activation_keeps_its_layout() -> None:
         with adapted.session(writes={chosen: new}):
             model(x)
     assert set(model.strides) == {x.transpose(1, 2).stride()}
+
+
+class Crossed(nn.Module):
+    """A layer whose output is handed on with its axes exchanged, as attention hands on its heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Exchanged()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.layer(x)
+        self.seen.append(h.stride())
+        return h.flatten(1).cumsum(1)
+
+
+class Exchanged(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+@pytest.mark.parametrize("selection", [{}, {"rows": [0]}, {"dims": [0, 2]}, {"dims": slice(1, 3)}])
+def test_what_is_written_lies_in_memory_as_what_it_replaces(selection: dict[str, Any]) -> None:
+    """Fused attention sums in another order when it doesn't, so that an identity is none bit for bit."""
+    model = Crossed()
+    site = intervene.adapt(model)["layer.output"].at(**selection)
+    x = torch.randn(2, 3, 4)
+    value = torch.randn(1, dtype=torch.float64, requires_grad=True)
+    with intervene.adapt(model).session(reads=[site], writes={site: lambda part: value.expand(part.shape)}) as session:
+        output = model(x)
+    assert (session.values[site] == value.float()).all()
+    model(x)
+    assert model.seen[0] == model.seen[1] == (12, 1, 4)
+    output[:, -1].sum().backward()
+    assert value.grad == session.values[site].numel()
