@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import nn
-
-from intervene.adapter import Adapter, Table
-from intervene.calls import Attention, Call
-from intervene.lenses import Heads
-from intervene.ports import Input, Output
-
-from ._tiny import build
+from ._decoders import LlamaLike
 
 
-class Llama(Adapter):
+class Llama(LlamaLike):
     family = "llama"
+    config_class = "LlamaConfig"
     models = (
         "LlamaModel",
         "LlamaForCausalLM",
@@ -23,61 +17,25 @@ class Llama(Adapter):
         "LlamaForQuestionAnswering",
         "LlamaForTokenClassification",
     )
-    base = "model"
-    blocks = "model.layers"
     heads: ClassVar = {
         "LlamaForCausalLM": "lm_head",
         "LlamaForSequenceClassification": "score",
         "LlamaForQuestionAnswering": "qa_outputs",
         "LlamaForTokenClassification": "score",
     }
-
-    def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
-        shared = Heads(config.num_key_value_heads)
-        return {
-            "block_input": Input(),
-            "attention_input": Input("self_attn"),
-            "query_output": Output("self_attn.q_proj"),
-            "key_output": Output("self_attn.k_proj"),
-            "value_output": Output("self_attn.v_proj"),
-            "head_query_output": Output("self_attn.q_proj") >> heads,
-            "head_key_output": Output("self_attn.k_proj") >> shared,
-            "head_value_output": Output("self_attn.v_proj") >> shared,
-            "query_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=0),
-            "key_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=1),
-            "attention_scores": Attention("scores", "self_attn"),
-            "attention_pattern": Attention("pattern", "self_attn"),
-            "head_attention_value_output": Input("self_attn.o_proj") >> heads,
-            "attention_value_output": Input("self_attn.o_proj"),
-            "attention_output": Output("self_attn"),
-            "mlp_input": Input("mlp"),
-            "mlp_activation": Input("mlp.down_proj"),
-            "mlp_output": Output("mlp"),
-            "block_output": Output(),
-        }
-
-    def outside(self, config: Any) -> Table:
-        return {
-            "embedding_output": Output("model.embed_tokens"),
-            "final_norm_output": Output("model.norm"),
-        }
-
-    @classmethod
-    def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
-        defaults = {
-            "vocab_size": 61,
-            "max_position_embeddings": 64,
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 6,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
-            "num_labels": 3,
-            "initializer_range": 0.2,
-        }
-        return build("LlamaConfig", model or "LlamaForCausalLM", cls.models, seed, defaults, config)
+    variants: ClassVar = {
+        # Llama 3.2's small models: the embedding's weights are the head's, and slow rotations are slowed further.
+        "llama3_tied": {
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+        # The first LLaMA's: keys and values for each query head.
+        "multi_head": {"num_key_value_heads": 4, "head_dim": None},
+    }
