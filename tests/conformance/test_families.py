@@ -44,6 +44,11 @@ def test_mixtral(check: BoundCheck) -> None:
     check()
 
 
+@parametrize_with_laws("pythia")
+def test_pythia(check: BoundCheck) -> None:
+    check()
+
+
 def test_no_family_is_left_out() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     own = {name for name, adapter in intervene.families().items() if adapter.__module__.startswith("intervene.")}
