@@ -10,7 +10,8 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ...specs.relations import HeadsReshape
+from ...sites import Site
+from ...specs.relations import Chain, HeadsReshape
 from ..case import Case, tensors
 from ..draw import Draw
 from ..law import each_component, law
@@ -56,6 +57,7 @@ def _two_sites(draw: Draw) -> None:
     past = subject.needs_past(other) or None
     case = draw.case([v for v in subject.variants(draw.component) if v in subject.variants(other)], past)
     first, second = draw.site(case), draw.site(case, other)
+    assume(not _one_tensor(subject, first, second))
     sharing = [
         s
         for s in case.sites
@@ -93,6 +95,15 @@ def _overlap(subject: Subject, first: str, second: str) -> bool:
         return True
     pairs = [{r.heads, r.whole} for r in subject.tower.relations if isinstance(r, HeadsReshape)]
     return {first, second} in pairs
+
+
+def _one_tensor(subject: Subject, first: Site, second: Site) -> bool:
+    """Whether two sites are the same tensor at the same port.
+
+    What enters the first block is, in a family that shows its embeddings nowhere else.
+    """
+    starts = [{r.start, r.input} for r in subject.tower.relations if isinstance(r, Chain)]
+    return first.port == second.port and {first.component, second.component} in starts
 
 
 def _any_case(draw: Draw) -> tuple[Case, str]:

@@ -44,6 +44,11 @@ def test_mixtral(check: BoundCheck) -> None:
     check()
 
 
+@parametrize_with_laws("opt")
+def test_opt(check: BoundCheck) -> None:
+    check()
+
+
 @parametrize_with_laws("pythia")
 def test_pythia(check: BoundCheck) -> None:
     check()
