@@ -12,6 +12,7 @@ from ..adapted import Adapted
 from ..components import canonical, components
 from ..errors import ConfigError, UnknownSiteError
 from ..interventions import Intervention, make_intervention
+from ..interventions.base import keywords
 from ..paths import way
 from ..ports import Input, Output
 from ..recurrent import RECURRENT, Steps
@@ -71,7 +72,7 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
             intervention = linked[link]
             _check_link(intervention, config, index)
         else:
-            intervention = _intervention(config, index, width(adapted, site))
+            intervention = _intervention(config, index, width(adapted, site), input_width(adapted, site))
             if link is not None:
                 linked[link] = intervention
         seen = counts.setdefault(site.address, 0)
@@ -93,6 +94,13 @@ def width(adapted: Adapted, site: Site) -> int | None:
     if spec is None or claimed is None:
         return None
     return claimed.shape(adapter.known_as, spec.config_of(adapter.config))[-1]
+
+
+def input_width(adapted: Adapted, site: Site) -> int | None:
+    """The width of the input of a site's module, None where the module doesn't say."""
+    if not isinstance(site.port, (Input, Output)):
+        return None
+    return _module_width(way(adapted.model, site.port.path)[-1], module_input(site))
 
 
 def module_input(site: Site) -> Site:
@@ -141,13 +149,15 @@ def _at_path(adapted: Adapted, address: str, unit: str) -> Site:
     return site
 
 
-def _intervention(config: IntervenableConfig, index: int, embed_dim: int | None) -> Intervention:
+def _intervention(config: IntervenableConfig, index: int, embed_dim: int | None, input_dim: int | None) -> Intervention:
     representation = config.representations[index]
     if representation.intervention is not None:
         return make_intervention(representation.intervention)
     kind = config.type_of(index)
     assert kind is not None
     given = {f.name: getattr(representation, f.name) for f in fields(representation) if f.name in _HANDED_ON}
+    if isinstance(kind, type) and "input_dim" in keywords(kind):
+        given["input_dim"] = input_dim
     return make_intervention(kind, embed_dim=embed_dim, **{n: v for n, v in given.items() if v is not None})
 
 

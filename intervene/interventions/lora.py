@@ -20,7 +20,8 @@ class LoRAIntervention(TrainableIntervention, DistributedRepresentationIntervent
     from a Kaiming uniform distribution, and ``lora_B`` (width, r), from 0, are trained; r is ``low_rank_dimension``.
     ``lora_alpha`` is r by default, a scale of 1.
 
-    Shapes: base (batch, ..., width); the source, the module's input, is (batch, ..., input_dim), width by default.
+    Shapes: base (batch, ..., width); the source, the module's input, is (batch, ..., input_dim), width by default,
+    without the base's head axis if it has one: each head is then changed alike.
     """
 
     source_is_input = True
@@ -43,7 +44,9 @@ class LoRAIntervention(TrainableIntervention, DistributedRepresentationIntervent
                 f"LoRAIntervention was made for inputs of {self.input_dim} features and the module's input has "
                 f"{source.shape[-1]}: {tuple(source.shape)}; say input_dim={source.shape[-1]}"
             )
-        return source.to(base.device)
+        # A head's module input has no heads: the change is the same for each.
+        missing = base.dim() - source.dim()
+        return source.reshape(source.shape[0], *[1] * missing, *source.shape[1:]).to(base.device)
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         change = source.to(self.lora_A.dtype) @ self.lora_A.T @ self.lora_B.T

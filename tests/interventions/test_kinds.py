@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,32 @@ def test_lora_is_a_linear_module_with_another_weight() -> None:
         lora(linear(x), drawn(2, 4, 3))
     with pytest.raises(InterventionError, match="input of the site's module"):
         lora(linear(x))
+
+
+@pytest.mark.parametrize(
+    ("family", "component", "module"),
+    [
+        ("llama", "key_output", "model.layers.1.self_attn.k_proj"),
+        ("llama", "head_value_output", "model.layers.1.self_attn.v_proj"),
+        ("gpt2", "mlp_output", "transformer.h.1.mlp.c_proj"),
+    ],
+)
+def test_lora_at_a_projection_is_that_projection_adapted(family: str, component: str, module: str) -> None:
+    model: Any = pv.tiny(family)
+    inputs = {"input_ids": torch.tensor([[5, 17, 9], [4, 4, 30]])}
+    place = {"component": module + ".output"} if component == "mlp_output" else {"layer": 1, "component": component}
+    config = pv.RepresentationConfig(**place, intervention_type=pv.LoRAIntervention, low_rank_dimension=2)
+    intervenable = pv.IntervenableModel(config, model)
+    (placed,) = intervenable.interventions.values()
+    lora: Any = placed.intervention
+    nn.init.normal_(lora.lora_B)
+    _, found = intervenable(base=inputs)
+    projection = model.get_submodule(module)
+    change = lora.lora_B @ lora.lora_A
+    change = change.repeat(len(projection.weight) // len(change), 1) if component.startswith("head") else change
+    with torch.no_grad():
+        projection.weight += change.T if family == "gpt2" else change
+    torch.testing.assert_close(found.logits, model(**inputs).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_skip_gives_the_input() -> None:
