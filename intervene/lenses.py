@@ -322,6 +322,33 @@ class Latest(Lens):
         return self._narrow(whole).put(whole, part)
 
 
+@dataclass(frozen=True)
+class Joined(Lens):
+    """Axis ``axis`` and the one after it as a single one: (..., heads, width) as heads side by side."""
+
+    axis: int
+
+    def get(self, whole: Tensor) -> Tensor:
+        return whole.flatten(self.axis, self.axis + 1)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.reshape(whole.shape)
+
+
+@dataclass(frozen=True)
+class OneStep(Lens):
+    """(batch, feature), as a scan's one-step form is handed it, seen as (batch, position, feature).
+
+    What has positions already stays as it is.
+    """
+
+    def get(self, whole: Tensor) -> Tensor:
+        return whole.unsqueeze(1) if whole.dim() == 2 else whole
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.squeeze(1) if whole.dim() == 2 else part
+
+
 def laid_out_like(new: Tensor, old: Tensor) -> Tensor:
     """``new``, laid out in memory as ``old``: fused kernels round otherwise when the same values lie elsewhere."""
     if new.stride() == old.stride() or new.shape != old.shape:

@@ -37,7 +37,8 @@ def differentiable(draw: Draw) -> None:
     of the plain model, by PyTorch's own autograd. With the source cut off it must be the gradient around the site
     alone, which a leaf in the source's place shows.
     """
-    case = draw.case(dtypes=("float64",), padding=False, columns=2)
+    # A cache is updated in place, which loses gradients of the plain model, too.
+    case = draw.case(dtypes=("float64",), padding=False, columns=2, past=False)
     for given in case.inputs.values():
         # A site may show embeddings just as they came in; a gradient reaches those through it.
         given.requires_grad_(given.is_floating_point())

@@ -34,6 +34,11 @@ def test_mamba(check: BoundCheck) -> None:
     check()
 
 
+@parametrize_with_laws("mamba2")
+def test_mamba2(check: BoundCheck) -> None:
+    check()
+
+
 @parametrize_with_laws("mistral")
 def test_mistral(check: BoundCheck) -> None:
     check()

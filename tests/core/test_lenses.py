@@ -18,9 +18,11 @@ from intervene.lenses import (
     FlatBatch,
     Heads,
     Interleaved,
+    Joined,
     Latest,
     Lens,
     Narrow,
+    OneStep,
     Slice,
     Take,
     TakePerRow,
@@ -48,7 +50,7 @@ def one_lens(draw: st.DrawFn, shape: tuple[int, ...]) -> Lens:
     axis = draw(st.integers(0, rank - 1))
     kinds = ["whole", "narrow", "take", "slice", "chunk", "interleaved", "transposed"]
     kinds += ["heads", "per row", "flat", "latest"] if rank >= 2 else []
-    kinds += ["channels first"] if rank in (2, 3) else []
+    kinds += ["channels first", "one step", "joined"] if rank in (2, 3) else []
     kind = draw(st.sampled_from(kinds))
     divisors = st.sampled_from([d for d in range(1, width + 1) if width % d == 0])
     if kind == "narrow":
@@ -77,6 +79,10 @@ def one_lens(draw: st.DrawFn, shape: tuple[int, ...]) -> Lens:
         return FlatBatch()
     if kind == "channels first":
         return ChannelsFirst()
+    if kind == "one step":
+        return OneStep()
+    if kind == "joined":
+        return Joined(-2)
     if kind == "latest":
         return Latest().within(Frame(length=draw(st.integers(1, 5))))
     if kind == "transposed":
@@ -276,3 +282,12 @@ def test_latest_positions_are_this_forwards() -> None:
     put = Latest().within(Frame(length=2)).put(whole, torch.zeros(2, 2, 3))
     assert torch.equal(put[:, :3], whole[:, :3])
     assert not put[:, 3:].any()
+
+
+def test_heads_side_by_side() -> None:
+    whole = tensor((2, 3, 4, 5), torch.float32, 0)
+    lens = Joined(-2) >> OneStep()
+    assert torch.equal(lens.get(whole)[1, 2], whole[1, 2].flatten())
+    assert torch.equal(lens.get(whole[:, 2]), lens.get(whole)[:, 2:])
+    assert lens.put(whole[:, 2], torch.zeros(2, 1, 20)).shape == (2, 4, 5)
+    assert Joined(1).get(whole).shape == (2, 12, 5)

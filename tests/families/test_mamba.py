@@ -1,4 +1,4 @@
-"""What no law says about Mamba: positions under a cache without a length, its state, and sweeps."""
+"""What no law says about Mamba and Mamba-2: positions under a cache without a length, its state, and sweeps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ IDS = torch.tensor([[5, 17, 9, 33, 21], [40, 3, 8, 8, 50]])
 WITHOUT_STATE = ("conv_input", "ssm_gate", "conv_output", "ssm_dt", "ssm_b", "ssm_c", "ssm_output", "ssm_gated_output")
 
 
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return intervene.tiny("mamba")
+@pytest.fixture(scope="module", params=["mamba", "mamba2"])
+def model(request: pytest.FixtureRequest) -> Any:
+    return intervene.tiny(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,16 @@ def test_positions_in_a_cache_that_nobody_counted(adapted: Any, model: Any) -> N
     assert adapted.read(["layer.0.ssm_output"], **last)["layer.0.ssm_output"].shape == (2, 1, 48)
 
 
+def test_the_state_of_a_cache(adapted: Any, model: Any) -> None:
+    """It is the cache's own, one row of numbers for each feature."""
+    with torch.no_grad():
+        cache = model(IDS[:, :4], use_cache=True).cache_params
+    state = cache.layers[1].recurrent_states[0].flatten(1, -2).clone()
+    found = adapted.read(["layer.1.ssm_state"], input_ids=IDS[:, 4:], cache_params=cache)
+    assert torch.equal(found["layer.1.ssm_state"], state)
+    assert state.shape == (2, 48, 5)
+
+
 def test_a_cache_that_is_used_again(adapted: Any, model: Any) -> None:
     """`reset` empties a cache, and counting starts again."""
     site = adapted.site("conv_output", layer=0).at(positions=1)
@@ -79,8 +89,10 @@ def test_a_cache_that_is_used_again(adapted: Any, model: Any) -> None:
     torch.testing.assert_close(first, second)
 
 
-def test_the_state_is_what_the_recurrence_gives(adapted: Any, model: Any) -> None:
+def test_the_state_is_what_the_recurrence_gives() -> None:
     """Each step's state comes from the one before it, decayed, and from what entered."""
+    model: Any = intervene.tiny("mamba")
+    adapted = intervene.adapt(model)
     wanted = ["ssm_state", "ssm_dt", "ssm_b", "conv_output"]
     sites = {name: adapted.site(name, layer=2) for name in wanted}
     with adapted.session(reads=sites.values(), keep="all") as session:
