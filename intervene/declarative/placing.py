@@ -151,9 +151,7 @@ def _at_path(adapted: Adapted, address: str, unit: str) -> Site:
 
 def _intervention(config: IntervenableConfig, index: int, embed_dim: int | None, input_dim: int | None) -> Intervention:
     representation = config.representations[index]
-    if representation.intervention is not None:
-        return make_intervention(representation.intervention)
-    kind = config.type_of(index)
+    kind = config.type_of(index) if representation.intervention is None else representation.intervention
     assert kind is not None
     given = {f.name: getattr(representation, f.name) for f in fields(representation) if f.name in _HANDED_ON}
     if isinstance(kind, type) and "input_dim" in keywords(kind):

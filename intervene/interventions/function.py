@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InterventionArgumentError, InterventionError, ShapeMismatchError
@@ -17,9 +18,9 @@ class FunctionIntervention(Intervention):
     """A callable: ``f(base)`` or ``f(base, source)``, or ``f(base, source, subspaces)``.
 
     Shapes: the function is given base (batch, ..., width) and source in the same shape, and returns a tensor that
-    broadcasts to it. It must not write in place, and should act on each row by itself. A source that the function
-    needn't have (``source=None``) is handed on when there is one. A function has no name in a saved config: derive a
-    class to save it.
+    broadcasts to it. It must not write in place, and should act on each row by itself. An argument with a default is
+    handed on if it is called ``source`` or ``subspaces`` and there is one. A function that takes no subspaces has its
+    result confined to the chosen ones. It has no name in a saved config: derive a class to save it.
     """
 
     def __init__(self, function: Callable[..., Any], **kwargs: Any) -> None:
@@ -27,8 +28,8 @@ class FunctionIntervention(Intervention):
         if not callable(function):
             raise InterventionArgumentError(f"FunctionIntervention wraps a callable, found {function!r}")
         self.function = function
-        self._takes, required = _arity(function)
-        self.is_source_constant = self.is_source_constant or required < 2
+        self._takes, self._required = _arity(function)
+        self.is_source_constant = self.is_source_constant or self._required < 2
 
     def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Subspaces | None = None) -> Tensor:
         self.check_width(base)
@@ -36,13 +37,15 @@ class FunctionIntervention(Intervention):
         given = source if optional else self.resolve_source(base, source)
         if given is not None and self._takes < 2:
             raise InterventionError(f"{self._name()} takes no source; call it without one")
-        if subspaces is not None and self._takes < 3:
-            raise InterventionError(f"{self._name()} takes no subspaces: it would be f(base, source, subspaces)")
-        arguments = (base, None if given is None else like(base, given, self._name()), subspaces)
-        result = self.function(*arguments[: self._takes])
+        arguments = [base, None if given is None else like(base, given, self._name()), subspaces][: self._takes]
+        while len(arguments) > self._required and arguments[-1] is None:
+            arguments.pop()  # so that the function's own default holds
+        result = self.function(*arguments)
         if not isinstance(result, Tensor):
             raise ShapeMismatchError(f"{self._name()} returned {type(result).__name__}, not a tensor")
-        return like(base, result, self._name())
+        result = like(base, result, self._name())
+        acted = None if self._takes == 3 else self.acted_on(base, subspaces)
+        return result if acted is None else torch.where(acted, result, base)
 
     def spec(self) -> dict[str, Any]:
         raise InterventionError(
@@ -67,15 +70,19 @@ def _arity(function: Callable[..., Any]) -> tuple[int, int]:
         raise InterventionArgumentError(
             f"{function!r} does not say what it takes; wrap it: lambda base: f(base), or lambda base, source: ..."
         ) from error
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 3, sum(p.default is p.empty and p.kind in _POSITIONAL for p in parameters)
     positional = [p for p in parameters if p.kind in _POSITIONAL]
     required = sum(p.default is p.empty for p in positional)
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return max(required, 2), max(required, 2)
     if not positional or required > 3 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise InterventionArgumentError(
             f"{function!r} must be callable as f(base), f(base, source) or f(base, source, subspaces)"
         )
-    return min(len(positional), 3), required
+    takes = max(required, 1)
+    # What has a default is handed on if its name says what it is for; others are the function's own affair.
+    while takes < min(len(positional), 3) and positional[takes].name == ("base", "source", "subspaces")[takes]:
+        takes += 1
+    return takes, required
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -18,7 +18,8 @@ Kind = str | type[Intervention] | Intervention | Callable[..., Any]
 def make_intervention(kind: Kind, **keywords: Any) -> Intervention:
     """An intervention of ``kind``: a class, its registered name, a ``functools.partial`` of a class, or a function.
 
-    A class is given those of ``keywords`` that its constructor takes; an intervention is returned as it is.
+    A class is given those of ``keywords`` that its constructor takes, a function is wrapped with all of them, and an
+    intervention is returned as it is.
 
     Raises:
         UnknownInterventionError: no class of that name.
@@ -35,7 +36,7 @@ def make_intervention(kind: Kind, **keywords: Any) -> Intervention:
         made: Intervention = kind(**_taken(constructor, keywords))
         return made
     if callable(kind):
-        return FunctionIntervention(kind, source_representation=keywords.get("source_representation"))
+        return FunctionIntervention(kind, **keywords)
     raise InterventionArgumentError(
         f"expected an intervention, its class or name, or a function f(base, source); found {kind!r}"
     )

@@ -99,6 +99,33 @@ def test_gradients_reach_a_constant_source_that_asks_for_them() -> None:
     assert torch.equal(addition(BASE), BASE + 1)
 
 
+def test_a_function_is_given_what_it_asks_for_by_position_or_name() -> None:
+    seen = []
+
+    def scaled(base, strength=3.0):
+        return base * strength
+
+    def optional(base, source=None, subspaces=None):
+        seen.append((source is not None, subspaces))
+        return base
+
+    assert torch.equal(pv.make_intervention(scaled)(BASE), BASE * 3)
+    either = pv.make_intervention(optional)
+    assert not either.needs_source
+    either(BASE)
+    either(BASE, SOURCE, [[0], [1]])
+    assert seen == [(False, None), (True, [[0], [1]])]
+    assert torch.equal(pv.make_intervention(lambda *both: both[0] + both[1])(BASE, SOURCE), BASE + SOURCE)
+    with pytest.raises(InterventionArgumentError, match="must be callable as"):
+        pv.make_intervention(lambda *, scale: scale)
+
+
+def test_a_functions_result_is_confined_to_the_subspaces() -> None:
+    made = pv.make_intervention(lambda base: base + 1, embed_dim=4, subspace_partition=[[0, 3], [3, 4]])
+    assert torch.equal(made(BASE, None, [1]) - BASE, torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(2, 3, 4))
+    assert torch.equal(made(BASE), BASE + 1)
+
+
 def test_modules_are_functions_too() -> None:
     class Mix(torch.nn.Module):
         def __init__(self):
