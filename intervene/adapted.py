@@ -28,7 +28,7 @@ class Adapted:
     """A model together with the table of its sites. The model itself is never changed.
 
     Attributes:
-        model: the model as it was handed in (unwrapped from DistributedDataParallel).
+        model: the model as it was handed in, or the one inside DistributedDataParallel's or PEFT's wrapper.
         adapter: the family's table, None for a model of no known family, whose sites are its module paths.
     """
 

@@ -10,13 +10,14 @@ from .errors import AttentionImplementationError, ExpertsImplementationError, Un
 from .paths import way
 
 _IMPLEMENTATION = "_attn_implementation_internal"
+_PEFT = ("PeftModel", "PeftMixedModel")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module whose hooks fire when ``model`` is called.
 
     Raises:
-        UnsupportedModelError: not a module, compiled, or replicated by DataParallel.
+        UnsupportedModelError: not a module, compiled, replicated by DataParallel, or prompted by PEFT's virtual tokens.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
@@ -27,12 +28,25 @@ def unwrapped(model: nn.Module) -> nn.Module:
         )
     if isinstance(model, nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
+    if any(c.__name__ in _PEFT for c in type(model).__mro__):
+        return _without_peft(model)
     if _compiled_wrapper(model):
         raise UnsupportedModelError(
             "hooks added to a model that torch.compile has compiled are silently ignored: adapt the model that "
             "you compiled (compiled._orig_mod), and call that one or compile it inside the session"
         )
     return model
+
+
+def _without_peft(wrapper: Any) -> nn.Module:
+    """The model that PEFT put its adapters into, which it calls with the caller's own inputs."""
+    if any(getattr(config, "is_prompt_learning", False) for config in wrapper.peft_config.values()):
+        raise UnsupportedModelError(
+            "PEFT puts virtual tokens before this model's prompt, so that a position would not be a column of what "
+            "you pass: adapt model.get_base_model(), whose columns count the virtual tokens, and call the model"
+        )
+    # One of PEFT's two wrappers has no get_base_model.
+    return unwrapped(wrapper.base_model.model)
 
 
 def _compiled_wrapper(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Models whose blocks accelerate keeps on the CPU and on disk in turn give the values of the plain one, at every site."""
+"""Models whose blocks accelerate keeps on the CPU and on disk give the values of the plain one, at every site."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 import intervene
 
-# The families whose heads aren't tied by default are dispatched as they are; a tied head would be taken apart.
-FAMILIES = {"gpt2": {"tie_word_embeddings": False}, "llama": {}, "mistral": {}, "opt": {"tie_word_embeddings": False}}
-FAMILIES |= {"pythia": {}}
+# Heads are untied: accelerate takes tied weights apart unless it is told of them.
+UNTIED = {"tie_word_embeddings": False}
+FAMILIES: dict[str, Any] = {"gpt2": UNTIED, "llama": {}, "mistral": {}, "opt": UNTIED, "pythia": {}}
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
 
 _each = pytest.mark.parametrize("family", FAMILIES)
