@@ -31,13 +31,11 @@ class RotateLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(width, count), orthonormal columns; computed in full precision, under autocast too."""
-        with torch.autocast(self.unconstrained.device.type, enabled=False):
-            full = self.unconstrained.to(torch.promote_types(self.unconstrained.dtype, torch.float32))
-            q, r = torch.linalg.qr(full)
-            signs = torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
-            weight: Tensor = q * signs
-            return weight.to(self.unconstrained.dtype)
+        """(width, count), orthonormal columns; computed in float32 at least."""
+        full = self.unconstrained.to(torch.promote_types(self.unconstrained.dtype, torch.float32))
+        q, r = torch.linalg.qr(full)
+        weight: Tensor = q * torch.where(r.diagonal() < 0, -1.0, 1.0).to(q.dtype)
+        return weight.to(self.unconstrained.dtype)
 
     @weight.setter
     def weight(self, weight: Tensor) -> None:

@@ -43,6 +43,16 @@ def test_the_result_is_like_the_base_and_nothing_is_written_in_place(case: Case,
     assert source is None or case.source is None or torch.equal(case.source, source)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_it_acts_on_the_device_it_was_moved_to(name: str) -> None:
+    # torch's meta device stands for any: mixing it with another is the same error.
+    kind = KINDS[name]
+    intervention, base = kind.make(5).to("meta"), torch.empty(2, 3, 5, device="meta")
+    source = torch.empty(2, 3, 5) if kind.source else None
+    for subspaces in (None, [[0], [1]]):
+        assert intervention(base, source, subspaces).device.type == "meta"
+
+
 @law(dtypes=FLOAT32)
 def test_alike_at_any_batch_split(case: Case, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(case.base)))
