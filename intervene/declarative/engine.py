@@ -19,6 +19,7 @@ from .locations import Location
 from .output import InterventionOutput
 from .patches import Patch, patches
 from .placing import Place, module_input
+from .subspaces import BySample
 
 Writes = list[tuple[Site, Written]]
 
@@ -31,7 +32,7 @@ class Act:
         place: which, and where.
         patches: where it takes its source and where it acts.
         source: a source that was given as a tensor.
-        subspaces: for each batch row the subspaces to act on, or None.
+        subspaces: the subspaces to act on, for each row or the same for all; None for all features.
         collected: what it saw, by patch, if it is one that collects.
         outputs: what it returned, where it returned more than a tensor.
     """
@@ -39,7 +40,7 @@ class Act:
     place: Place
     patches: list[Patch]
     source: Tensor | None
-    subspaces: Sequence[Sequence[int]] | None
+    subspaces: BySample | None
     collected: dict[int, list[Tensor]] = field(default_factory=dict)
     outputs: list[InterventionOutput] = field(default_factory=list)
 
@@ -50,7 +51,7 @@ class Act:
     @property
     def reads(self) -> bool:
         """Whether it takes its source from a run of the model."""
-        return self.source is None and (self.intervention.needs_source or self.intervention.source_is_input)
+        return self.source is None and self.intervention.takes_source
 
     def read_sites(self) -> list[Site]:
         """What to read in the source's run."""
@@ -87,9 +88,6 @@ class _Writer:
 
     def __init__(self, act: Act, index: int, patch: Patch, source: Tensor | None) -> None:
         self._act, self._index, self._patch, self.source = act, index, patch, source
-        rows = patch.rows
-        subspaces = act.subspaces
-        self._subspaces = [subspaces[r] for r in rows] if rows is not None and subspaces is not None else subspaces
 
     def take_input(self, part: Tensor) -> None:
         """Keep the input of the module whose output is written next."""
@@ -100,7 +98,7 @@ class _Writer:
         if source is not None:
             source = self._fitting(source, part)
         # A class of a user's own may do without subspaces.
-        new = intervention(part, source, *([self._subspaces] if self._subspaces is not None else []))
+        new = intervention(part, source, *self._subspaces(len(part)))
         if isinstance(new, InterventionOutput):
             self._act.outputs.append(new)
             new = new.output
@@ -108,6 +106,15 @@ class _Writer:
             self._act.collected.setdefault(self._index, []).append(new)
             return None
         return new  # type: ignore[no-any-return]
+
+    def _subspaces(self, count: int) -> list[list[list[int]]]:
+        """The last argument of an intervention: the subspaces of each of ``count`` rows, if any are meant."""
+        given, rows = self._act.subspaces, self._patch.rows
+        if given is None:
+            return []
+        if all(isinstance(entry, int) for entry in given):
+            return [[list(given)] * count]  # type: ignore[arg-type]
+        return [[list(given[r]) for r in (range(len(given)) if rows is None else rows)]]  # type: ignore[arg-type]
 
     def _fitting(self, source: Tensor, part: Tensor) -> Tensor:
         rows = self._patch.rows
@@ -191,7 +198,7 @@ def acts_of(
         found = []
         for place, here, there in zip(members, left, right, strict=True):
             tensor = given.get(place.key)
-            if tensor is not None and not place.intervention.needs_source:
+            if tensor is not None and not place.intervention.takes_source:
                 raise InterventionError(
                     f"{place.key}: {type(place.intervention).__name__} takes no source, and one was given"
                 )

@@ -174,7 +174,14 @@ def _location(key: str, value: Any, unit: str) -> Location:
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise SelectionError(f"{key}: unit 'h.pos' needs heads and positions, [heads, positions], found {value!r}")
         heads, positions = value
-        return Location(units=_units(key, positions), heads=_units(key, heads))
+        found = Location(units=_units(key, positions), heads=_units(key, heads))
+        if (
+            found.units.rows is not None
+            and found.heads.rows is not None
+            and len(found.units.rows) != len(found.heads.rows)
+        ):
+            raise SelectionError(f"{key}: heads and positions for different numbers of rows: {value!r}")
+        return found
     return Location(units=_units(key, value))
 
 

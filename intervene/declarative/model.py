@@ -27,7 +27,7 @@ from .engine import Act, Round, acts_of, batch_of, checkpoints, frozen, run
 from .generation import generate, over_prompt
 from .locations import sides
 from .output import IntervenableOutput, Original
-from .placing import Placed, place
+from .placing import Placed, device_of, place
 from .subspaces import by_intervention
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ class IntervenableModel(nn.Module):
         self._open: ExitStack | None = None
         # A module's name can't hold a dot.
         self._modules["placed"] = nn.ModuleDict({p.key.replace(".", "/"): p.intervention for p in self.places})
-        reference = next(self.adapted.model.parameters(), None)
-        if reference is not None:
-            self.to(reference.device)
+        for one in self.places:
+            device = device_of(self.adapted.model, one.site)
+            if device is not None:
+                one.intervention.to(device)
 
     @property
     def model(self) -> nn.Module:
@@ -497,7 +498,7 @@ class IntervenableModel(nn.Module):
         if tensors is None:
             return {}
         if isinstance(tensors, Tensor):
-            return {p.key: tensors for p in self.places if p.intervention.needs_source}
+            return {p.key: tensors for p in self.places if p.intervention.takes_source}
         if isinstance(tensors, Mapping):
             for key in tensors:
                 if key not in keys:

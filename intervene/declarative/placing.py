@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..adapted import Adapted
@@ -101,6 +102,16 @@ def input_width(adapted: Adapted, site: Site) -> int | None:
     if not isinstance(site.port, (Input, Output)):
         return None
     return _module_width(way(adapted.model, site.port.path)[-1], module_input(site))
+
+
+def device_of(model: nn.Module, site: Site) -> torch.device | None:
+    """Where the module that a site belongs to computes, as far as its parameters or those around it say."""
+    for module in reversed(way(model, site.port.path)):
+        # Weights that accelerate has moved out are on no device.
+        found = next((p.device for p in module.parameters() if p.device.type != "meta"), None)
+        if found is not None:
+            return found
+    return None
 
 
 def module_input(site: Site) -> Site:

@@ -7,11 +7,12 @@ from typing import Any
 
 from ..errors import SelectionError
 
-BySample = list[list[int]]
+BySample = list[list[int]] | list[int]
+"""An intervention's subspaces for each batch row, or the same for every row."""
 
 
 def by_intervention(given: Any, count: int, batch: int | None) -> list[BySample | None]:
-    """For each intervention, the subspaces of each batch row; None where it acts on all of its features.
+    """For each intervention, the subspaces of every row alike or of each; None where it acts on all of its features.
 
     Args:
         given: an int or a flat list for every intervention and row; a list with an entry for each intervention: None,
@@ -37,8 +38,7 @@ def by_intervention(given: Any, count: int, batch: int | None) -> list[BySample 
 def _rows(entry: Any, batch: int | None) -> BySample:
     entry = entry.tolist() if hasattr(entry, "tolist") else entry
     if _flat(entry):
-        row = [entry] if isinstance(entry, int) else list(entry)
-        return [row] * (batch or 1)
+        return [entry] if isinstance(entry, int) else list(entry)
     rows = list(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else None
     if rows is None or not all(isinstance(row, (list, tuple)) and _flat(row) for row in rows):
         raise SelectionError(f"an intervention's subspaces are ints, or a list of ints for each row, not {entry!r}")

@@ -119,6 +119,11 @@ class Intervention(nn.Module):
         """Whether a call needs a source, from a run of the model or given."""
         return not (self.is_source_constant or self.source_is_input)
 
+    @property
+    def takes_source(self) -> bool:
+        """Whether a call uses a source when there is one."""
+        return self.needs_source or self.source_is_input
+
     def set_source_representation(self, source_representation: Tensor) -> None:
         """Make ``source_representation`` the constant source."""
         self.register_buffer("source_representation", _constant(source_representation))

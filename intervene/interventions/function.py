@@ -31,6 +31,11 @@ class FunctionIntervention(Intervention):
         self._takes, self._required = _arity(function)
         self.is_source_constant = self.is_source_constant or self._required < 2
 
+    @property
+    def takes_source(self) -> bool:
+        """Whether the function has a place for a source and none is constant."""
+        return self._takes >= 2 and self.source_representation is None
+
     def forward(self, base: Tensor, source: Tensor | None = None, subspaces: Subspaces | None = None) -> Tensor:
         self.check_width(base)
         optional = self.is_source_constant and self.source_representation is None

@@ -36,6 +36,11 @@ class LoRAIntervention(TrainableIntervention, DistributedRepresentationIntervent
         self.lora_B = nn.Parameter(torch.zeros(width, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
+    @property
+    def takes_source(self) -> bool:
+        """It adapts the module in whatever run it is in, by that run's own input."""
+        return False
+
     def resolve_source(self, base: Tensor, source: Tensor | None) -> Tensor:
         if source is None:
             return super().resolve_source(base, source)

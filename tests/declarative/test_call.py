@@ -469,3 +469,121 @@ class TestGradientCheckpointing:
         with torch.no_grad():
             _, outputs = pv.IntervenableModel(block(0), training)(base, [source])
         assert not outputs.logits.requires_grad
+
+
+class TestSourcesFromWithin:
+    def test_skipping_passes_the_modules_own_input_on(self, gpt2, base, source):
+        skip = pv.IntervenableModel(block(intervention_type=pv.SkipIntervention), gpt2)
+        site = pv.adapt(gpt2)["layer.1.block_input"]
+        for run, sources in ((base, None), (source, [source])):
+            value = pv.adapt(gpt2).read([site], **run)[site]
+            with torch.no_grad(), pv.adapt(gpt2).session(writes={"layer.1.block_output": value}):
+                expected = gpt2(**base).logits
+            assert torch.equal(skip(base, sources)[1].logits, expected)
+
+    def test_skipping_at_a_position(self, gpt2, base):
+        skip = pv.IntervenableModel(block(intervention_type=pv.SkipIntervention), gpt2)
+        site = pv.adapt(gpt2)["layer.1.block_input"].at(positions=[[1], [3]])
+        value = pv.adapt(gpt2).read([site], **base)[site]
+        with (
+            torch.no_grad(),
+            pv.adapt(gpt2).session(writes={pv.adapt(gpt2)["layer.1.block_output"].at(positions=[[1], [3]]): value}),
+        ):
+            expected = gpt2(**base).logits
+        assert torch.equal(skip(base, unit_locations={"base": [[1], [3]]})[1].logits, expected)
+
+    def test_lora_adapts_the_module_in_its_own_run(self, gpt2, base, source):
+        lora = pv.RepresentationConfig(1, "query_output", intervention_type=pv.LoRAIntervention, low_rank_dimension=4)
+        intervenable = pv.IntervenableModel([block(0), lora], gpt2)
+        adapter: Any = intervenable.interventions["layer.1.query_output"].intervention
+        with torch.no_grad():
+            adapter.lora_B.normal_()
+        _, found = intervenable(base, [source], unit_locations={"sources->base": (1, slice(0, 5))})
+        kept = {}
+
+        def keep(part):
+            kept["input"] = part
+
+        def add(part):
+            change = kept["input"] @ adapter.lora_A.T @ adapter.lora_B.T
+            return part + adapter.scale * change
+
+        with torch.no_grad():
+            value = pv.adapt(gpt2).read(["layer.0.block_output"], **source)["layer.0.block_output"][:, 1:2]
+            with pv.adapt(gpt2).session(
+                writes=[
+                    ("layer.0.block_output", value),
+                    ("transformer.h.1.attn.c_attn.input", keep),
+                    ("layer.1.query_output", add),
+                ]
+            ):
+                expected = gpt2(**base).logits
+        torch.testing.assert_close(found.logits, expected)
+
+    def test_a_function_may_do_without_its_source(self, gpt2, base, source):
+        def either(activation, source=None):
+            return activation * 2 if source is None else source
+
+        intervenable = pv.IntervenableModel(block(intervention=either), gpt2)
+        doubled = pv.IntervenableModel(block(intervention=lambda a: a * 2), gpt2)
+        assert torch.equal(intervenable(base)[1].logits, doubled(base)[1].logits)
+        assert torch.equal(
+            intervenable(base, [source])[1].logits, pv.IntervenableModel(block(), gpt2)(base, [source])[1].logits
+        )
+
+
+def test_a_module_that_runs_step_by_step_is_patched_at_a_step():
+    class Stepper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = torch.nn.GRUCell(4, 6)
+
+        def forward(self, x):
+            state = torch.zeros(len(x), 6)
+            for step in x.unbind(1):
+                state = self.cell(step, state)
+            return state
+
+    torch.manual_seed(0)
+    model = Stepper()
+    base, source = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    intervenable = pv.IntervenableModel(pv.RepresentationConfig(component="cell.output", unit="t"), model)
+    _, patched = intervenable(base, [source], unit_locations={"sources->base": (1, 3)})
+    with torch.no_grad():
+        expected = model.cell(base[:, 4], model(source[:, :2]))
+    assert torch.equal(patched, expected)
+
+
+def test_heads_and_positions_for_other_numbers_of_rows_are_refused(gpt2, base, source):
+    representation = pv.RepresentationConfig(1, "head_attention_value_output", unit="h.pos")
+    with pytest.raises(pv.SelectionError, match="different numbers of rows"):
+        pv.IntervenableModel(representation, gpt2)(
+            base, [source], unit_locations={"sources->base": [[[[0], [1]], [[1], [2], [3]]]]}
+        )
+
+
+def test_subspaces_in_every_form(gpt2, base, source):
+    parts = [[0, 4], [4, 10], [10, 24]]
+    intervenable = pv.IntervenableModel([block(subspace_partition=parts), block(2, subspace_partition=parts)], gpt2)
+    where = {"sources->base": [[1], [2]]}
+
+    def said(subspaces):
+        return intervenable(base, [source], unit_locations=where, subspaces=subspaces)[1].logits
+
+    for short, full in (
+        (1, [[[1], [1]], [[1], [1]]]),
+        ([0, 2], [[[0, 2], [0, 2]], [[0, 2], [0, 2]]]),
+        ([1, [0, 2]], [[[1], [1]], [[0, 2], [0, 2]]]),
+        ([None, 0], [None, [[0], [0]]]),
+    ):
+        assert torch.equal(said(short), said(full))
+    assert not torch.equal(said(1), said(0))
+    assert not torch.equal(said([[[0], [1]], None]), said([[[0], [0]], None]))
+    for wrong, says in (
+        ([1.5], "1.5"),
+        ([[[0]], None], "1 rows"),
+        ([None] * 3, "3 interventions"),
+        ([3, 3], "do not exist"),
+    ):
+        with pytest.raises(pv.SelectionError, match=says):
+            said(wrong)
