@@ -11,6 +11,8 @@ from .paths import way
 
 _IMPLEMENTATION = "_attn_implementation_internal"
 _PEFT = ("PeftModel", "PeftMixedModel")
+_FUSED = "fused_attn"
+_FLAGS = {"eager": False, "sdpa": True}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -85,13 +87,20 @@ def offloaded(model: nn.Module, path: str) -> bool:
 
 def require_eager(model: nn.Module, path: str, what: str) -> None:
     """Raise unless the attention module at ``path`` runs eager attention."""
-    config = getattr(way(model, path)[-1], "config", getattr(model, "config", None))
-    found = getattr(config, "_attn_implementation", None)
+    module = way(model, path)[-1]
+    fused = module.__dict__.get(_FUSED)
+    found: str | None
+    if fused is not None:
+        found = "sdpa" if fused else "eager"
+        otherwise = "make the model after timm.layers.set_fused_attn(False)"
+    else:
+        config = getattr(module, "config", getattr(model, "config", None))
+        found = getattr(config, "_attn_implementation", None)
+        otherwise = "load the model with attn_implementation='eager'"
     if found not in (None, "eager"):
         raise AttentionImplementationError(
             f"{what} exist under eager attention alone and this model runs {found!r}, which never holds them: "
-            f"pass attention='eager' to this call or session, or load the model with "
-            f"attn_implementation='eager'"
+            f"pass attention='eager' to this call or session, or {otherwise}"
         )
 
 
@@ -107,26 +116,38 @@ def require_experts(model: nn.Module, path: str, what: str, name: str) -> None:
 
 
 class AttentionImplementation:
-    """Runs a model with another attention implementation until `remove`, which restores every config.
+    """Runs a model with another attention implementation until `remove`, which puts back what was there.
+
+    transformers names the implementation in a model's configs; timm's attention modules have a flag each, which stands
+    for ``"sdpa"`` where it is set and for ``"eager"`` where it isn't.
 
     Raises:
-        AttentionImplementationError: the model has no config that names one.
+        AttentionImplementationError: the model has neither, or no implementation of that name.
     """
 
     def __init__(self, model: nn.Module, name: str) -> None:
-        configs = _configs(model)
-        if not configs:
+        holders = [(config.__dict__, _IMPLEMENTATION) for config in _configs(model)]
+        values: dict[str, Any] = {_IMPLEMENTATION: name}
+        flagged = [(module.__dict__, _FUSED) for module in model.modules() if _FUSED in module.__dict__]
+        if flagged and not holders and name not in _FLAGS:
+            raise AttentionImplementationError(
+                f"{type(model).__name__}'s attention is {' or '.join(map(repr, _FLAGS))}, not {name!r}"
+            )
+        if name in _FLAGS:
+            holders += flagged
+            values[_FUSED] = _FLAGS[name]
+        if not holders:
             raise AttentionImplementationError(
                 f"{type(model).__name__} has no config with an attention implementation to set to {name!r}"
             )
-        self._before = [(config, config.__dict__[_IMPLEMENTATION]) for config in configs]
-        for config in configs:
-            config.__dict__[_IMPLEMENTATION] = name
+        self._before = [(holder, key, holder[key]) for holder, key in holders]
+        for holder, key in holders:
+            holder[key] = values[key]
 
     def remove(self) -> None:
-        """Give every config back what it had."""
-        for config, value in self._before:
-            config.__dict__[_IMPLEMENTATION] = value
+        """Give every config and flag back what it had."""
+        for holder, key, value in self._before:
+            holder[key] = value
 
 
 def _configs(model: nn.Module) -> list[Any]:
