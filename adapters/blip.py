@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from intervene.adapter import Adapter, Table, Tower
 from intervene.calls import Attention
-from intervene.lenses import Chunk, Heads
+from intervene.lenses import Chunk, FlatGrid, Heads, Narrow, Transposed
 from intervene.ports import Input, Output, Port, View
 
 from ._tiny import build
@@ -43,8 +43,12 @@ class Blip(Adapter):
         name = self.known_as
         if name in self.vision:
             root = self.vision[name]
+            embeddings = Output(_join(root, "embeddings"))
+            patches = Output(_join(root, "embeddings.patch_embedding")) >> Transposed(1, 2) >> Transposed(2, 3)
             outside: dict[str, Port | View] = {
-                "embedding_output": Output(_join(root, "embeddings")),
+                "patch_embedding_output": patches >> FlatGrid(),
+                "embedding_output": embeddings,
+                "class_token": embeddings >> Narrow(axis=1, start=0, length=1),
                 # Of call 1, the class token alone goes through the same norm again.
                 "final_norm_output": Output(_join(root, "post_layernorm"), call=0),
             }

@@ -54,7 +54,10 @@ class Reading:
             for name in names
             for layer in (range(self.layers) if components()[name].layered else [None])
         ]
-        flag = _FLAGS.get(getattr(relation, "oracle", ""))
+        recorded = (
+            "" if isinstance(relation, kinds.AttentionMix) and relation.pattern else getattr(relation, "oracle", "")
+        )
+        flag = _FLAGS.get(recorded)
         asked: dict[str, Any] = {} if flag is None else {flag: True}
         root, _ = case.subject.root(case.model)
         with case.adapted.session(reads=sites) as session, case.outputs_of(case.model) as outputs:
@@ -74,10 +77,18 @@ class Reading:
 
     def recorded(self, name: str) -> Any:
         """An entry of what the model returned, or the tower's root."""
-        found = self.output.get(name) if hasattr(self.output, "get") else getattr(self.output, name, None)
+        if isinstance(self.output, Tensor):
+            found = self.output if name == "output" else None
+        else:
+            found = self.output.get(name) if hasattr(self.output, "get") else getattr(self.output, name, None)
         if found is None:
             raise Violation(f"the model returned no {name!r} to compare with")
         return found
+
+    def evaluated(self, expression: str) -> int:
+        """An expression of the spec, for the case's config."""
+        subject = self.case.subject
+        return evaluate(expression, subject.tower.config_of(subject.config_of(self.case.setting.model)))
 
     def block(self, layer: int) -> nn.Module:
         """The block, found by the spec's own path."""
@@ -149,20 +160,24 @@ def _residual_sum(relation: kinds.ResidualSum, reading: Reading) -> Iterator[Sid
 def _projection(relation: kinds.Projection, reading: Reading) -> Iterator[Side]:
     for layer in _layers(relation.result, reading):
         root = reading.case.model if layer is None else reading.block(layer)
+        terms = reading.total(relation.terms, layer)
+        terms = terms if relation.position is None else terms[:, relation.position]
         module = submodule(root, relation.module)
-        wanted = module(_as_weights(reading.total(relation.terms, layer), module))
+        wanted = module(_as_weights(terms, module))
         wanted = wanted[0] if isinstance(wanted, tuple) else wanted
-        wanted = _in_rows(wanted, reading)
+        found = reading(relation.result, layer)
+        wanted = _in_rows(wanted, found)
         if relation.part is not None:
             wanted = _part(wanted, relation.part, reading)
-        yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
+        if relation.then:
+            wanted = submodule(root, relation.then)(wanted)
+        yield Side(f"l = {layer}", found, wanted)
 
 
-def _in_rows(tokens: Tensor, reading: Reading) -> Tensor:
+def _in_rows(tokens: Tensor, found: Tensor) -> Tensor:
     """(batch, position, feature), also of a module that gives the tokens of all rows as one list."""
-    setting = reading.case.setting
-    split = tokens.dim() == 2 and tokens.shape[0] == setting.rows * setting.columns
-    return tokens.reshape(setting.rows, setting.columns, -1) if split else tokens
+    listed = tokens.dim() == 2 and found.dim() == 3
+    return tokens.reshape(found.shape[0], -1, tokens.shape[-1]) if listed else tokens
 
 
 def _as_weights(value: Tensor, module: nn.Module) -> Tensor:
@@ -171,18 +186,12 @@ def _as_weights(value: Tensor, module: nn.Module) -> Tensor:
     return value if weight is None else value.to(weight.dtype)
 
 
-def _evaluated(expression: str, reading: Reading) -> int:
-    """An expression over the tower's config."""
-    subject, setting = reading.case.subject, reading.case.setting
-    return evaluate(expression, subject.tower.config_of(subject.config_of(setting.model)))
-
-
 def _part(whole: Tensor, part: kinds.Part, reading: Reading) -> Tensor:
     if part.chunk is None:
-        start = _evaluated(part.start, reading) if part.start else 0
-        stop = _evaluated(part.stop, reading) if part.stop else whole.shape[-1]
+        start = reading.evaluated(part.start) if part.start else 0
+        stop = reading.evaluated(part.stop) if part.stop else whole.shape[-1]
         return whole[..., start:stop]
-    groups = _evaluated(part.per, reading) if part.per else 1
+    groups = reading.evaluated(part.per) if part.per else 1
     of = part.of or 1
     split = whole.reshape(*whole.shape[:-1], groups, of, -1)
     return split[..., part.chunk, :].flatten(-2)
@@ -200,7 +209,7 @@ def _convolution(relation: kinds.Convolution, reading: Reading) -> Iterator[Side
 
 @_sides.register
 def _selective_scan(relation: kinds.SelectiveScan, reading: Reading) -> Iterator[Side]:
-    groups = _evaluated(relation.groups, reading)
+    groups = reading.evaluated(relation.groups)
     for layer in range(reading.layers):
         module = submodule(reading.block(layer), relation.module)
         found = reading(relation.result, layer)
@@ -230,6 +239,44 @@ def _gate_product(relation: kinds.GateProduct, reading: Reading) -> Iterator[Sid
 def _recurrent_state(relation: kinds.RecurrentState, reading: Reading) -> Iterator[Side]:
     for layer, wanted in enumerate(recurrent_states(reading.case.past)):
         yield Side(f"l = {layer}", reading(relation.component, layer), wanted)
+
+
+@_sides.register
+def _embedding(relation: kinds.Embedding, reading: Reading) -> Iterator[Side]:
+    wanted = submodule(reading.case.model, relation.module)(reading.case.inputs[relation.input])
+    found = reading(relation.result)
+    if wanted.dim() == 4:
+        # A convolution keeps an image's rows and columns apart, and its features before them; some modules behind them.
+        before = wanted.shape[1] == found.shape[-1]
+        wanted = wanted.flatten(2).transpose(1, 2) if before else wanted.flatten(1, 2)
+    yield Side("the model", found, wanted)
+
+
+@_sides.register
+def _positions(relation: kinds.Positions, reading: Reading) -> Iterator[Side]:
+    start = reading.evaluated(relation.start)
+    for layer in _layers(relation.part, reading):
+        part = reading(relation.part, layer)
+        axis = part.dim() - 2
+        whole = reading(relation.whole, layer).narrow(axis, start, part.shape[axis])
+        yield Side(f"l = {layer}", part, whole)
+
+
+@_sides.register
+def _learned(relation: kinds.Learned, reading: Reading) -> Iterator[Side]:
+    found = reading(relation.result)
+    count, start = found.shape[1], reading.evaluated(relation.start)
+    terms = [_parameter(reading.case.model, path) for path in relation.parameters]
+    terms = [term if term.shape[1] == count else term.narrow(1, start, count) for term in terms]
+    yield Side("every row", found, torch.stack(terms).sum(0).expand_as(found))
+
+
+def _parameter(model: nn.Module, path: str) -> Tensor:
+    """The one parameter whose path is, or ends with, the given one."""
+    found = [p for name, p in model.named_parameters() if f".{name}".endswith(f".{path}")]
+    if len(found) != 1:
+        raise Violation(f"{len(found)} parameters of {type(model).__name__} have a path that ends with {path}")
+    return found[0]
 
 
 @_sides.register
@@ -289,6 +336,15 @@ def _expert_sum(relation: kinds.ExpertSum, reading: Reading) -> Iterator[Side]:
 
 
 @_sides.register
+def _scores(relation: kinds.Scores, reading: Reading) -> Iterator[Side]:
+    for layer in range(reading.layers):
+        queries, keys = reading(relation.queries, layer), reading(relation.keys, layer)
+        keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
+        wanted = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5
+        yield Side(f"l = {layer}", reading(relation.scores, layer), wanted)
+
+
+@_sides.register
 def _softmax(relation: kinds.Softmax, reading: Reading) -> Iterator[Side]:
     for layer in range(reading.layers):
         wanted = reading(relation.scores, layer).softmax(-1)
@@ -304,7 +360,9 @@ def _attentions(relation: kinds.Attentions, reading: Reading) -> Iterator[Side]:
 
 @_sides.register
 def _attention_mix(relation: kinds.AttentionMix, reading: Reading) -> Iterator[Side]:
-    for layer, pattern in enumerate(reading.recorded(relation.oracle)):
+    recorded = reading.recorded(relation.recorded) if relation.recorded else None
+    for layer in range(reading.layers):
+        pattern = reading(relation.pattern, layer) if recorded is None else recorded[layer]
         values = reading(relation.values, layer)
         shared = pattern.shape[1] // values.shape[1]
         mixed = pattern @ values.repeat_interleave(shared, dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,9 +13,9 @@ from torch import nn
 from ..adapted import Adapted, adapt
 from ..adapter import Adapter
 from ..errors import InterveneError
+from ..guards import AttentionImplementation
 from ..registry import family, find
 from ..specs import ComponentSpec, Spec
-from ..specs.expressions import evaluate
 from ..specs.schema import TowerSpec
 
 InputMaker = Callable[[nn.Module, int, int, torch.Generator], Mapping[str, Any]]
@@ -137,7 +137,9 @@ class Subject:
         if key not in self._models:
             made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
             if attention not in (None, getattr(getattr(made, "config", None), "_attn_implementation", None)):
-                made.set_attn_implementation(attention)  # type: ignore[operator]
+                # For good: the model is the checks' own.
+                change = getattr(made, "set_attn_implementation", partial(AttentionImplementation, made))
+                change(attention)
             self._models[key] = made
         return self._models[key]
 
@@ -177,16 +179,13 @@ class Subject:
 
     def columns(self, model: str) -> int | None:
         """How many positions every input has, where the config says; None where inputs differ."""
-        config = self.tower.config_of(self.config_of(model))
-        return evaluate(self.tower.positions, config) if self.tower.positions else None
+        return self.tower.length(self.class_of(model), self.config_of(model))
 
     def source_columns(self, model: str, columns: int) -> int:
         """How many positions the sequence has that cross-attention attends to, for inputs of ``columns``."""
         other = self.tower.attends_to.get(self.class_of(model))
-        if other is None or not self.spec.towers[other].positions:
-            return columns
-        tower = self.spec.towers[other]
-        return evaluate(tower.positions, tower.config_of(self.config_of(model)))
+        length = None if other is None else self.spec.towers[other].length(self.class_of(model), self.config_of(model))
+        return columns if length is None else length
 
     def shape(self, component: str, model: str, rows: int, columns: int) -> tuple[int, ...]:
         """The shape that the spec claims for inputs of ``rows`` x ``columns``."""

@@ -246,6 +246,17 @@ class FlatBatch(Lens):
 
 
 @dataclass(frozen=True)
+class FlatGrid(Lens):
+    """(batch, row, column, feature) seen as (batch, position, feature), an image's patches row by row."""
+
+    def get(self, whole: Tensor) -> Tensor:
+        return whole.flatten(1, 2)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.reshape(whole.shape)
+
+
+@dataclass(frozen=True)
 class Unflatten(Lens):
     """(tokens, ...) seen as (batch, position, ...), for modules that are handed the tokens of all rows as one list.
 

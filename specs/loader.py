@@ -187,7 +187,7 @@ class _Tower:
             attends_to=table(self.reasons(section.section("attends_to", {}), self.models, "model class")),
             blocks=section.paths("blocks", ()),
             layers=section.expression("layers", ""),
-            positions=section.expression("positions", ""),
+            positions=self.positions(),
             causal=section.condition("causal"),
             inputs=section.texts("inputs", ()),
             attention_implementations=section.texts("attention_implementations", ()),
@@ -196,6 +196,18 @@ class _Tower:
             absent=table(absent),
             relations=self.relations(components, vocabulary.components),
         )
+
+    def positions(self) -> str | Mapping[str, str]:
+        """How many positions an input has: an expression for all model classes, or one for each."""
+        if not isinstance(self.section.entries.get("positions"), dict):
+            return self.section.expression("positions", "")
+        inner = self.section.section("positions")
+        models = self.read_models(self.section, "models") or self.models
+        inner.only(models, "model class")
+        missing = [name for name in models if name not in inner]
+        if missing:
+            raise inner.error(f"{inner.title} lacks {', '.join(missing)}", "an expression for each model class")
+        return table({name: inner.expression(name) for name in models})
 
     def components(self, vocabulary: Vocabulary) -> dict[str, ComponentSpec]:
         section = self.section.section("components")
@@ -353,6 +365,9 @@ class _Tower:
 
     def read_text(self, section: Section, key: str) -> str:
         return section.text(key)
+
+    def read_texts(self, section: Section, key: str) -> tuple[str, ...]:
+        return section.texts(key)
 
     def read_expression(self, section: Section, key: str) -> str:
         return section.expression(key)

@@ -38,6 +38,10 @@ def _tower(tower: TowerSpec, one_of_many: bool) -> list[str]:
         facts.append(("attends to", ", ".join(others)))
     if tower.blocks:
         facts.append(("blocks", f"{_codes(tower.blocks, ' or ')}, `{tower.layers}` of them"))
+    if isinstance(tower.positions, str):
+        facts += [("positions", f"`{tower.positions}`")] if tower.positions else []
+    else:
+        facts += [(f"positions of `{model}`", f"`{count}`") for model, count in tower.positions.items()]
     facts.append(("causal", _condition(tower.causal)))
     if tower.inputs:
         facts.append(("inputs", _codes(tower.inputs)))

@@ -20,15 +20,18 @@ __all__ = [
     "Chain",
     "Condition",
     "Convolution",
+    "Embedding",
     "ExpertInput",
     "ExpertProjection",
     "ExpertSum",
     "GateProduct",
     "HeadsReshape",
     "HiddenStates",
+    "Learned",
     "ModelOutput",
     "Normalization",
     "Part",
+    "Positions",
     "Projection",
     "RecurrentState",
     "Relation",
@@ -36,6 +39,7 @@ __all__ = [
     "ResidualSum",
     "Rotation",
     "Routing",
+    "Scores",
     "SelectiveScan",
     "Softmax",
 ]
@@ -139,6 +143,12 @@ class Relation:
         """The claim in one line, l being a layer and h a head."""
         raise NotImplementedError
 
+    @property
+    def recorded(self) -> str:
+        """The entry of the model's output that the claim is about; "" where it is about none."""
+        found: str = getattr(self, "oracle", "")
+        return found
+
     def applies(self, model: str, config: object) -> bool:
         """Whether the relation is claimed for this model class and (tower's) config."""
         return (not self.models or model in self.models) and holds(self.when, config)
@@ -206,11 +216,12 @@ class ResidualSum(Relation):
 
 @dataclass(frozen=True, kw_only=True)
 class Projection(Relation):
-    """result == part(module(the terms added up from left to right)).
+    """result == then(part(module(the terms added up from left to right))).
 
     `module` lists paths of which the first one that exists is meant: relative to the block where
     `result` belongs to blocks, else to the model. Layered terms of an unlayered result are taken
-    at the last layer.
+    at the last layer. `then` names a second module (a layer scale, say) in the same way; `position`
+    the one position of the terms that is handed to the module.
     """
 
     kind: ClassVar[str] = "projection"
@@ -219,13 +230,19 @@ class Projection(Relation):
     terms: tuple[str, ...] = field(metadata={"read": "components", "scope": ""})
     module: tuple[str, ...] = field(metadata={"read": "paths"})
     part: Part | None = field(default=None, metadata={"read": "part"})
+    then: tuple[str, ...] = field(default=(), metadata={"read": "paths"})
+    position: int | None = field(default=None, metadata={"read": "integer"})
 
     @property
     def statement(self) -> str:
         part = str(self.part) if self.part else ""
-        module = " or ".join(self.module)
-        module = f"({module})" if len(self.module) > 1 else module
-        return f"{self.result} = {module}({' + '.join(self.terms)}){part}"
+        terms = " + ".join(self.terms)
+        if self.position is not None:
+            terms += f", position {self.position}"
+        projected = f"{_alternatives(self.module)}({terms}){part}"
+        return (
+            f"{self.result} = {_alternatives(self.then)}({projected})" if self.then else f"{self.result} = {projected}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,6 +328,55 @@ class RecurrentState(Relation):
     @property
     def statement(self) -> str:
         return f"{self.component}[l] = the cache's recurrent state of layer l before the step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Relation):
+    """result == module(the model's input named `input`); `module` is relative to the model."""
+
+    kind: ClassVar[str] = "embedding"
+
+    result: str = _component("model")
+    input: str = field(metadata={"read": "text"})
+    module: tuple[str, ...] = field(metadata={"read": "paths"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {_alternatives(self.module)}({self.input})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions(Relation):
+    """part == whole at consecutive positions, from `start` on, as many as part has."""
+
+    kind: ClassVar[str] = "positions"
+
+    part: str = _component()
+    whole: str = _component()
+    start: str = field(metadata={"read": "expression"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.part} = {self.whole} from position {self.start} on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned(Relation):
+    """result == parameters of the model added up, the same in every row.
+
+    Each is the one whose path in the model is the given one or ends with it, of shape (1, positions, feature). Of one
+    with more positions than result, those from `start` on are taken.
+    """
+
+    kind: ClassVar[str] = "learned"
+
+    result: str = _component("model")
+    parameters: tuple[str, ...] = field(metadata={"read": "texts"})
+    start: str = field(default="0", metadata={"read": "expression"})
+
+    @property
+    def statement(self) -> str:
+        return f"{self.result} = {' + '.join(self.parameters)}, from position {self.start} on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,6 +483,21 @@ class ExpertSum(Relation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scores(Relation):
+    """scores[h] == queries[h] @ keys[group(h)].T / sqrt(d), in models that mask nothing and scale so."""
+
+    kind: ClassVar[str] = "scores"
+
+    scores: str = _component("block")
+    queries: str = _component("block")
+    keys: str = _component("block")
+
+    @property
+    def statement(self) -> str:
+        return f"{self.scores}[h] = {self.queries}[h] @ {self.keys}[group(h)].T / sqrt(d)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Softmax(Relation):
     """pattern == softmax(scores) over key positions."""
 
@@ -451,18 +532,25 @@ class Attentions(Relation):
 class AttentionMix(Relation):
     """result[h] == oracle[l][h] @ values[group(h)], oracle being the model's own patterns.
 
-    Query heads share key and value heads in consecutive groups: group(h) = h // (H // H_kv).
+    Query heads share key and value heads in consecutive groups: group(h) = h // (H // H_kv). `pattern` names the
+    component that takes the oracle's place where the library records none.
     """
 
     kind: ClassVar[str] = "attention_mix"
 
     result: str = _component("block")
     values: str = _component("block")
+    pattern: str = _component("block", optional=True)
     oracle: str = field(default="attentions", metadata={"read": "text"})
 
     @property
+    def recorded(self) -> str:
+        return "" if self.pattern else self.oracle
+
+    @property
     def statement(self) -> str:
-        return f"{self.result}[h] = {self.oracle}[l][h] @ {self.values}[group(h)]"
+        pattern = self.pattern or f"{self.oracle}[l]"
+        return f"{self.result}[h] = {pattern}[h] @ {self.values}[group(h)]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -494,12 +582,16 @@ KINDS: dict[str, type[Relation]] = {
         SelectiveScan,
         GateProduct,
         RecurrentState,
+        Embedding,
+        Positions,
+        Learned,
         HeadsReshape,
         Rotation,
         Routing,
         ExpertInput,
         ExpertProjection,
         ExpertSum,
+        Scores,
         Softmax,
         Attentions,
         AttentionMix,
@@ -507,6 +599,11 @@ KINDS: dict[str, type[Relation]] = {
     )
 }
 """Kind, as a spec writes it, to its dataclass."""
+
+
+def _alternatives(paths: tuple[str, ...]) -> str:
+    text = " or ".join(paths)
+    return f"({text})" if len(paths) > 1 else text
 
 
 def required(kind: type[Relation]) -> tuple[str, ...]:

@@ -211,7 +211,8 @@ class TowerSpec:
             for a tower without blocks.
         layers: expression over the (tower's) config: how many blocks.
         causal: whether position p sees positions up to p only.
-        positions: expression over the (tower's) config: how many positions every input has; "" where inputs differ.
+        positions: expression over the (tower's) config: how many positions every input has, or one for each model
+            class; "" where inputs differ.
         inputs: arguments of the model's forward that laws may draw for this tower.
         attention_implementations: what the model can be loaded with and must agree under.
         capabilities: see `components.toml`; not listed is not claimed.
@@ -229,7 +230,7 @@ class TowerSpec:
     attends_to: Mapping[str, str] = field(default_factory=Table)
     blocks: tuple[str, ...] = ()
     layers: str = ""
-    positions: str = ""
+    positions: str | Mapping[str, str] = ""
     inputs: tuple[str, ...] = ()
     attention_implementations: tuple[str, ...] = ()
     capabilities: Mapping[str, Capability] = field(default_factory=Table)
@@ -243,6 +244,11 @@ class TowerSpec:
     def count(self, config: object) -> int:
         """How many blocks the tower has, given the model's config; 0 without blocks."""
         return evaluate(self.layers, self.config_of(config)) if self.layers else 0
+
+    def length(self, model: str, config: object) -> int | None:
+        """How many positions every input has, given a model class and the model's config; None where inputs differ."""
+        expression = self.positions if isinstance(self.positions, str) else self.positions[model]
+        return evaluate(expression, self.config_of(config)) if expression else None
 
     def is_causal(self, config: object) -> bool:
         """Whether the tower is causal, given the model's config."""
@@ -287,13 +293,13 @@ class TowerSpec:
         found = self.components[component]
         if model in found.absent:
             return found.absent[model]
+        if found.requires and not holds(found.requires.when, self.config_of(config)):
+            return found.requires.reason
         words = full_vocabulary()
         for capability, reason in words.without.items():
             # Claimed for some model classes or configs, and not for this one.
             if component in words.implied[capability] and not self.has(capability, model, config):
                 return reason
-        if found.requires and not holds(found.requires.when, self.config_of(config)):
-            return found.requires.reason
         return None
 
     def lacking(self) -> dict[str, str]:

@@ -458,6 +458,34 @@ def test_a_width_is_at_least_one(tmp_path: Path) -> None:
         component.shape("ToyModel", {"width": 0})
 
 
+def with_positions(given: str) -> str:
+    return SMALL.replace("causal = true", f"causal = true\npositions = {given}")
+
+
+def test_positions_of_an_input(tmp_path: Path) -> None:
+    assert load_text(tmp_path, SMALL).tower.length("ToyModel", TOY) is None
+    alike = load_text(tmp_path, with_positions('"width * width + 1"'))
+    assert alike.tower.length("ToyHead", TOY) == 65
+    each = load_text(tmp_path, with_positions('{ ToyModel = "width + 1", ToyHead = "width + 2" }'))
+    assert [each.tower.length(model, TOY) for model in each.models] == [9, 10]
+    assert "| positions of `ToyHead` | `width + 2` |" in page(each)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ('{ ToyModel = "width" }', "[positions] lacks ToyHead"),
+        ('{ ToyModel = "width", ToyHead = 2, Toy = 3 }', "unknown model class 'Toy'"),
+        ('{ ToyModel = "width", ToyHead = "width ** 2" }', "'ToyHead'"),
+        ("true", "'positions'"),
+    ],
+)
+def test_positions_that_are_none(tmp_path: Path, given: str, problem: str) -> None:
+    error = refusal(tmp_path, with_positions(given))
+    assert problem in error.problem
+    assert error.line == 9
+
+
 # README, JSON Schema, page
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ...sites import Site
-from ...specs.relations import Chain, HeadsReshape
+from ...specs.relations import Chain, HeadsReshape, Positions
 from ..case import Case, tensors
 from ..draw import Draw
 from ..law import each_component, law
@@ -90,10 +90,12 @@ def _others(subject: Subject, component: str) -> list[str]:
 
 
 def _overlap(subject: Subject, first: str, second: str) -> bool:
-    """Whether two components are the same tensor seen in two ways, as the spec's head relations say."""
+    """Whether two components are the same tensor seen in two ways, or one a part of the other, as relations say."""
     if first == second:
         return True
-    pairs = [{r.heads, r.whole} for r in subject.tower.relations if isinstance(r, HeadsReshape)]
+    relations = subject.tower.relations
+    pairs = [{r.heads, r.whole} for r in relations if isinstance(r, HeadsReshape)]
+    pairs += [{r.part, r.whole} for r in relations if isinstance(r, Positions)]
     return {first, second} in pairs
 
 
