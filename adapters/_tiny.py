@@ -1,8 +1,9 @@
-"""Tiny models of transformers' families, for tests and quick tries."""
+"""Tiny models, for tests and quick tries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -19,33 +20,64 @@ def build(
     defaults: Mapping[str, Any],
     overrides: Mapping[str, Any],
 ) -> nn.Module:
-    """A seeded model in eval mode; torch's global random state is as before afterwards.
+    """A seeded model of transformers in eval mode; torch's global random state is as before afterwards.
 
     Raises:
         MissingDependencyError: transformers is not installed.
         UnsupportedModelError: not a model class of the family.
     """
+    select(model_class, known)
+    transformers = library("transformers", "hf")
+    config = getattr(transformers, config_class)(**{**defaults, **overrides})
+    return seeded(seed, lambda: getattr(transformers, model_class)(config))
+
+
+def select(model_class: str, known: Sequence[str]) -> str:
+    """``model_class``, which must be one of the family's.
+
+    Raises:
+        UnsupportedModelError: it isn't; the message names the nearest.
+    """
     if model_class not in known:
         raise UnsupportedModelError(
             f"no model class {model_class!r}; there are {', '.join(known)}.{did_you_mean(model_class, known)}"
         )
+    return model_class
+
+
+def library(name: str, extra: str) -> Any:
+    """The package that has the models' code.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message names the extra.
+    """
     try:
-        import transformers
+        return import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
-            'tiny models of this family need transformers: pip install "torch-intervene[hf]"'
+            f'tiny models of this family need {name}: pip install "torch-intervene[{extra}]"'
         ) from error
-    config = getattr(transformers, config_class)(**{**defaults, **overrides})
+
+
+def seeded(seed: int, make: Callable[[], nn.Module], spread: float | None = None) -> nn.Module:
+    """The model that ``make`` makes, with weights drawn from ``seed``, in eval mode.
+
+    Args:
+        spread: the standard deviation of the weights, where the model's config doesn't say it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = getattr(transformers, model_class)(config)
-        _spread(model)
+        model = make()
+        _spread(model, spread)
     return model.eval()
 
 
-def _spread(model: nn.Module) -> None:
-    """Move biases and norm scales off 0 and 1, as training does: a claim that holds only there must not pass."""
+@torch.no_grad()
+def _spread(model: nn.Module, spread: float | None) -> None:
     for parameter in model.parameters():
-        if parameter.dim() == 1:
-            with torch.no_grad():
-                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        if parameter.dim() == 1 or parameter.shape[0] == 1:
+            # Off 0 and 1, as training moves biases, norm scales and learned tokens: a claim that holds only there must
+            # not pass.
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        elif spread is not None:
+            parameter.normal_(std=spread)
