@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
 import pytest
 
 import intervene
@@ -9,8 +13,20 @@ from intervene.conformance import parametrize_with_laws
 from intervene.conformance.parametrize import BoundCheck
 
 
+def laws_of(family: str, package: str) -> Callable[[Callable[..., None]], Any]:
+    """A test for each check of a family whose models come from an optional package; one that is skipped without it."""
+    if find_spec(package) is None:
+        return pytest.mark.skip(reason=f"{package} is not installed")
+    return parametrize_with_laws(family)
+
+
 @parametrize_with_laws("blip")
 def test_blip(check: BoundCheck) -> None:
+    check()
+
+
+@parametrize_with_laws("dinov2")
+def test_dinov2(check: BoundCheck) -> None:
     check()
 
 
@@ -59,6 +75,16 @@ def test_pythia(check: BoundCheck) -> None:
     check()
 
 
+@laws_of("timm_vit", package="timm")
+def test_timm_vit(check: BoundCheck) -> None:
+    check()
+
+
+@parametrize_with_laws("vit")
+def test_vit(check: BoundCheck) -> None:
+    check()
+
+
 def test_no_family_is_left_out() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     own = {name for name, adapter in intervene.families().items() if adapter.__module__.startswith("intervene.")}
@@ -72,7 +98,10 @@ def test_tiny_models_of_every_class(family: str) -> None:
 
     for name in intervene.families()[family].load_spec().models:
         before = torch.get_rng_state()
-        first, second = intervene.tiny(family, name), intervene.tiny(family, name)
+        try:
+            first, second = intervene.tiny(family, name), intervene.tiny(family, name)
+        except intervene.MissingDependencyError as error:
+            pytest.skip(str(error))
         assert type(first).__name__ == name
         assert not first.training
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
