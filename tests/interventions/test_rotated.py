@@ -129,6 +129,17 @@ def test_masks_at_0_and_1_are_base_and_source(width: int) -> None:
     assert torch.equal(neurons(base, source), torch.cat([source[..., :1], base[..., 1:]], -1))
 
 
+@pytest.mark.parametrize("kind", [pv.SigmoidMaskIntervention, pv.SigmoidMaskRotatedSpaceIntervention])
+def test_a_mask_hardens_as_the_temperature_falls(kind: type[pv.TemperedIntervention]) -> None:
+    intervention = kind(embed_dim=3)
+    logits = next(p for name, p in intervention.named_parameters() if name in ("mask", "masks"))
+    with torch.no_grad():
+        logits.copy_(torch.tensor([-1.0, 0.0, 2.0]))
+    for temperature in (10.0, 1.0, 0.1):
+        intervention.set_temperature(temperature)
+        close(intervention.soft_mask(), torch.sigmoid(torch.tensor([-1.0, 0.0, 2.0]) / temperature))
+
+
 def test_temperatures_are_positive_saved_and_not_trained() -> None:
     mask = pv.SigmoidMaskIntervention(embed_dim=3, temperature=2.0)
     assert "temperature" not in dict(mask.named_parameters())
