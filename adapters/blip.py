@@ -163,20 +163,11 @@ class Blip(Adapter):
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         name = model or "BlipForConditionalGeneration"
-        vision: dict[str, Any] = {
-            "hidden_size": 24,
-            "intermediate_size": 28,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-        }
-        vision |= {"image_size": 8, "patch_size": 4, "initializer_range": 0.2}
-        text: dict[str, Any] = {
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-        }
-        text |= {"encoder_hidden_size": 24, "vocab_size": 61, "max_position_embeddings": 64, "initializer_range": 0.2}
+        shared = {"hidden_size": 24, "initializer_range": 0.2}
+        vision = {**shared, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 3}
+        vision |= {"image_size": 8, "patch_size": 4}
+        text = {**shared, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+        text |= {"encoder_hidden_size": 24, "vocab_size": 61, "max_position_embeddings": 64}
         text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
         if name == "BlipVisionModel":
             return build("BlipVisionConfig", name, cls.models, seed, vision, config)

@@ -127,13 +127,13 @@ def test_a_model_of_no_known_family(run, tmp_path):
 def test_a_model_of_several_towers(run):
     data = sites(run, "tiny:blip")
     rows = {row["address"]: row for row in data["sites"]}
-    assert rows["vision.layer.{0..1}.head_query_output"]["shape"] == ["batch", 3, 5, 8]
-    assert rows["text_decoder.layer.{0..2}.cross_attention_pattern"]["shape"] == ["batch", 4, "query_position", 5]
+    assert rows["vision.layer.{0..2}.head_query_output"]["shape"] == ["batch", 3, 5, 8]
+    assert rows["text_decoder.layer.{0..1}.cross_attention_pattern"]["shape"] == ["batch", 4, "query_position", 5]
     assert rows["text_decoder.logits"]["shape"] == ["batch", "position", 61]
     last = sites(run, "tiny:blip", "--component", "mlp_output", "--layer", "-1")["sites"]
-    assert [row["address"] for row in last] == ["vision.layer.1.mlp_output", "text_decoder.layer.2.mlp_output"]
+    assert [row["address"] for row in last] == ["vision.layer.2.mlp_output", "text_decoder.layer.1.mlp_output"]
     assert {row["tower"] for row in sites(run, "tiny:blip", "--tower", "vision")["sites"]} == {"vision"}
-    assert "5 layers: 2 in vision, 3 in text_decoder" in run("sites", "tiny:blip").stdout
+    assert "5 layers: 3 in vision, 2 in text_decoder" in run("sites", "tiny:blip").stdout
     refused = run("sites", "tiny:blip", "--tower", "text_encoder")
     assert refused.exit_code == 1
     assert "no tower 'text_encoder'; it has vision, text_decoder" in refused.stderr
