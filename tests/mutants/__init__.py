@@ -1,6 +1,6 @@
 """Adapters broken on purpose, each with the check that has to find it: the test of the conformance suite."""
 
-from . import claims, core, generation, gradients, leaks, lenses, places, ports
+from . import claims, core, generation, gradients, leaks, lenses, places, ports, towers
 from .mutant import Mutant
 
 KINDS: dict[str, list[Mutant]] = {
@@ -10,6 +10,7 @@ KINDS: dict[str, list[Mutant]] = {
     "Traces left": leaks.MUTANTS,
     "Wrong gradient": gradients.MUTANTS,
     "Wrong step of generation": generation.MUTANTS,
+    "Wrong tower": towers.MUTANTS,
     "Untrue claim": claims.MUTANTS,
     "Broken core": core.MUTANTS,
 }
