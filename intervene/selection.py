@@ -167,7 +167,7 @@ def _resolve(selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...]
         if choice is not None:
             axis = find_axis(name, axes, len(shape))
             indices = _in_range(name, choice, size[axis])
-            lens, size[axis] = lens >> _lens(axis, indices), len(indices)
+            lens, size[axis] = lens >> lens_of(axis, indices), len(indices)
     if selection.positions is not None:
         axis = find_axis("positions", axes, len(shape))
         picked = _pick_positions(selection.positions, axis, size, frame)
@@ -176,7 +176,7 @@ def _resolve(selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...]
         lens, entries = lens >> picked.lens, picked.entries
     if selection.dims is not None:
         axis = len(shape) - 1
-        lens = lens >> _lens(axis, _in_range("dims", selection.dims, size[axis]))
+        lens = lens >> lens_of(axis, _in_range("dims", selection.dims, size[axis]))
     return Picked(lens, entries)
 
 
@@ -294,7 +294,8 @@ def _distinct(name: str, resolved: Indices, asked: Indices) -> Indices:
     return resolved
 
 
-def _lens(axis: int, indices: Indices) -> Lens:
+def lens_of(axis: int, indices: Indices) -> Lens:
+    """The lens to some entries of an axis, the cheap one where they are neighbours."""
     start, length = indices[0], len(indices)
     if indices == tuple(range(start, start + length)):
         return Narrow(axis, start, length)
@@ -305,7 +306,7 @@ def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) ->
     here, end = frame.columns(size[axis]), frame.end(size[axis])
     if isinstance(choice, Span):
         local = _span_columns(choice, here, end)
-        return Picked(_lens(axis, local)) if local else None
+        return Picked(lens_of(axis, local)) if local else None
     if _per_row(choice):
         return _pick_per_row(choice, axis, size, frame)  # type: ignore[arg-type]
     columns = [_column(p, here, end) for p in choice]  # type: ignore[arg-type]
@@ -314,7 +315,7 @@ def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) ->
         return None
     local = _distinct("positions", tuple(c for _, c in present), choice)  # type: ignore[arg-type]
     partial = None if len(present) == len(columns) else tuple(entry for entry, _ in present)
-    return Picked(_lens(axis, local), partial)
+    return Picked(lens_of(axis, local), partial)
 
 
 def _pick_per_row(choice: PerRow, axis: int, size: list[int], frame: Frame) -> Picked | None:

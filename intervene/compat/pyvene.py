@@ -303,7 +303,7 @@ class IntervenableModel(declarative.IntervenableModel):
         """
         _refuse_additional(intervention_additional_kwargs)
         if not intervene_on_prompt:
-            unit_locations = {"base": slice(_columns(base), None)}
+            unit_locations, options["when"] = None, "generated"
         result = super().generate(
             base,
             sources,
@@ -314,6 +314,8 @@ class IntervenableModel(declarative.IntervenableModel):
             **options,
         )
         return result if isinstance(result, tuple) else (None, result)
+
+    _counts_tokens = False
 
     def train(self, mode: bool = True) -> IntervenableModel:
         """Put the interventions in training mode, and as pyvene does the model too."""
@@ -374,9 +376,16 @@ class IntervenableModel(declarative.IntervenableModel):
             tensors = {ours.get(key, key): value for key, value in tensors.items()}
         return super()._given(tensors)
 
-    def _result(self, original: Any, intervened: Any, acts: Sequence[Act], return_dict: bool | None) -> Any:
+    def _result(
+        self,
+        original: Any,
+        intervened: Any,
+        acts: Sequence[Act],
+        return_dict: bool | None,
+        collected: list[Any] | None = None,
+    ) -> Any:
         self.full_intervention_outputs = [output for act in acts for output in act.outputs]
-        result = super()._result(original, intervened, acts, return_dict)
+        result = super()._result(original, intervened, acts, return_dict, collected)
         first = result[0]
         if return_dict or not isinstance(first, Original):
             return result

@@ -66,7 +66,7 @@ class Act:
             source = self.source
             if source is None and read is not None and self.reads:
                 source = read[site] if patch.gather is None else patch.gather(read[site])
-            writer = _Writer(self, index, patch, source)
+            writer = Writer(self, index, patch, source)
             if source is None and self.intervention.source_is_input:
                 found.append((_at_input(patch.base), writer.take_input))
             found.append((patch.base, writer))
@@ -79,53 +79,66 @@ class Act:
         return seen[0] if len(seen) == 1 else seen
 
 
-class _Writer:
+class Writer:
     """The function that a session calls with the activation at a patch.
 
     Attributes:
+        act: what it is part of.
+        patch: where it reads and writes.
         source: the source's part, None where there is none.
+        live: whether the source is the module's input in the same run.
+        generated: the source's values for generated tokens, where it was generated along.
     """
 
     def __init__(self, act: Act, index: int, patch: Patch, source: Tensor | None) -> None:
-        self._act, self._index, self._patch, self.source = act, index, patch, source
+        self.act, self.patch, self.source = act, patch, source
+        self.live = False
+        self.generated: Tensor | None = None
+        self._index = index
 
     def take_input(self, part: Tensor) -> None:
         """Keep the input of the module whose output is written next."""
-        self.source = part
+        self.source, self.live = part, True
 
     def __call__(self, part: Tensor) -> Tensor | None:
-        source, intervention = self.source, self._act.intervention
-        if source is not None:
-            source = self._fitting(source, part)
-        # A class of a user's own may do without subspaces.
-        new = intervention(part, source, *self._subspaces(len(part)))
-        if isinstance(new, InterventionOutput):
-            self._act.outputs.append(new)
-            new = new.output
-        if intervention.collects:
-            self._act.collected.setdefault(self._index, []).append(new)
+        source, rows = self.source, self.patch.rows
+        if source is not None and self.act.source is not None and rows is not None:
+            source = source[list(rows)] if source.dim() == part.dim() and len(source) > 1 else source
+        new = self.run(part, source, self.subspaces(range(len(part)) if rows is None else rows))
+        if self.act.intervention.collects:
+            self.act.collected.setdefault(self._index, []).append(new)
             return None
-        return new  # type: ignore[no-any-return]
+        return new
 
-    def _subspaces(self, count: int) -> list[list[list[int]]]:
-        """The last argument of an intervention: the subspaces of each of ``count`` rows, if any are meant."""
-        given, rows = self._act.subspaces, self._patch.rows
+    def subspaces(self, rows: Sequence[int]) -> list[list[int]] | None:
+        """The subspaces that are meant in each of the batch's ``rows``; None where none were named."""
+        given = self.act.subspaces
         if given is None:
-            return []
+            return None
         if all(isinstance(entry, int) for entry in given):
-            return [[list(given)] * count]  # type: ignore[arg-type]
-        return [[list(given[r]) for r in (range(len(given)) if rows is None else rows)]]  # type: ignore[arg-type]
+            return [list(given)] * len(rows)  # type: ignore[arg-type]
+        return [list(given[row]) for row in rows]  # type: ignore[arg-type]
 
-    def _fitting(self, source: Tensor, part: Tensor) -> Tensor:
-        rows = self._patch.rows
-        if self._act.source is not None and rows is not None and source.dim() == part.dim() and len(source) > 1:
-            source = source[list(rows)]
-        if not self._act.intervention.source_is_input and not broadcasts(source.shape, part.shape):
-            raise ShapeMismatchError(
-                f"{self._act.place.key}: the source has shape {tuple(source.shape)} there and the base "
-                f"{tuple(part.shape)}; say with unit_locations which positions belong together"
-            )
-        return source.to(part.device)
+    def run(self, part: Tensor, source: Tensor | None, subspaces: Any) -> Tensor:
+        """The intervention's result for a part of the activation and of the source.
+
+        Raises:
+            ShapeMismatchError: a source that doesn't fit.
+        """
+        intervention = self.act.intervention
+        if source is not None:
+            if not intervention.source_is_input and not broadcasts(source.shape, part.shape):
+                raise ShapeMismatchError(
+                    f"{self.act.place.key}: the source has shape {tuple(source.shape)} there and the base "
+                    f"{tuple(part.shape)}; say with unit_locations which positions belong together"
+                )
+            source = source.to(part.device)
+        # A class of a user's own may do without subspaces.
+        new: Any = intervention(part, source, *([subspaces] if subspaces is not None else []))
+        if isinstance(new, InterventionOutput):
+            self.act.outputs.append(new)
+            new = new.output
+        return new  # type: ignore[no-any-return]
 
 
 @dataclass

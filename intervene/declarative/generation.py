@@ -1,15 +1,23 @@
-"""Generation: interventions around a model's own `generate`."""
+"""Generation: interventions around a model's own `generate`.
+
+`padding` counts positions from each row's first real token, `timing` says when an intervention acts, and `moments`
+makes it act then; here are the call itself and the sources that are generated along.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import SelectionError, UnsupportedModelError
-from ..selection import find_axis
+from ..errors import InterventionError, UnsupportedModelError
+from ..selection import Frame, find_axis
 from ..sites import Site
-from .engine import Writes, arguments
+from .engine import Act, Round, Writer, Writes, arguments
+from .padding import columns_of
 
 
 def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
@@ -24,19 +32,77 @@ def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
     return model.generate(*args, **kwargs, **options)  # type: ignore[operator]
 
 
-def over_prompt(writes: Writes) -> Writes:
-    """The same writes, with whole activations of a source's run kept to the columns that the source had.
+@contextmanager
+def same_chances(model: nn.Module) -> Iterator[None]:
+    """Leave torch's random state as it was, so that a second sampling draws what the first drew."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=list(devices)):
+        yield
 
-    What flows by after the prompt are single new tokens, which no position of a source belongs to.
+
+def chunked(model: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Whether the prompt comes in chunks, so that its first forward doesn't say how long it is."""
+    config = options.get("generation_config") or getattr(model, "generation_config", None)
+    return bool(options.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None))
+
+
+def several(model: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Whether beams compete, so that a row's past may become another row's."""
+    config = options.get("generation_config") or getattr(model, "generation_config", None)
+    return (options.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1
+
+
+def generated_along(plan: Round, options: Mapping[str, Any]) -> Writes:
+    """Generate from every source, and hand each intervention what it saw there, token by token.
+
+    Raises:
+        InterventionError: beams, whose rows have no past of their own.
     """
-    return [(_kept_to(site, getattr(value, "source", None)), value) for site, value in writes]
+    model = plan.adapted.model
+    if several(model, options):
+        raise InterventionError("sources can't be generated along under beam search: beams change places on the way")
+    quiet = {name: value for name, value in options.items() if name != "streamer"}
+    quiet |= {"return_dict_in_generate": False}
+    writes: list[tuple[int, Writes]] = []
+    for source, acts in zip(plan.sources, plan.acts, strict=True):
+        wanted = list(dict.fromkeys(act.place.site for act in acts if act.reads))
+        if source is None or not wanted:
+            writes += [(act.place.index, act.writes(None)) for act in acts]
+            continue
+        with same_chances(model), plan.adapted.session(reads=wanted, keep="all", attention=plan.attention) as session:
+            generate(model, source, **quiet)
+        count = columns_of(source) if chunked(model, options) else None
+        for act in acts:
+            if not act.reads:
+                writes.append((act.place.index, act.writes(None)))
+                continue
+            forwards = session.values[act.place.site]
+            length = forwards[0].shape[_axis(act.place.site, forwards[0])] if count is None else count
+            writes.append((act.place.index, _along(act, _joined(act.place.site, forwards), length)))
+    return [write for _, those in sorted(writes, key=lambda pair: pair[0]) for write in those]
 
 
-def _kept_to(site: Site, source: Tensor | None) -> Site:
-    if source is None or site.selection.positions is not None or site.selection.call is not None:
-        return site
-    try:
-        axis = find_axis("positions", site.axes, source.dim())
-    except SelectionError:  # a site without positions, or a vector that every position gets
-        return site
-    return site.at(positions=slice(0, source.shape[axis])) if source.shape[axis] > 1 else site
+def _along(act: Act, whole: Tensor, prompt: int) -> Writes:
+    axis = _axis(act.place.site, whole)
+    frame = Frame(length=prompt)
+    read = {}
+    for patch in act.patches:
+        part = whole.narrow(axis, 0, prompt)
+        picked = patch.source.selection.resolve(part.shape, act.place.site.axes, frame)
+        read[patch.source] = part if picked is None else picked.lens.get(part)
+    found = act.writes(read)
+    for _, writer in found:
+        if isinstance(writer, Writer):
+            writer.generated = whole.narrow(axis, prompt, whole.shape[axis] - prompt)
+    return found
+
+
+def _joined(site: Site, forwards: Sequence[Tensor]) -> Tensor:
+    """The activation of the whole sequence from those of the forwards."""
+    axis = _axis(site, forwards[0])
+    again = len(forwards) > 1 and forwards[1].shape[axis] == forwards[0].shape[axis] + 1
+    return forwards[-1] if again else torch.cat(list(forwards), dim=axis)
+
+
+def _axis(site: Site, activation: Tensor) -> int:
+    return find_axis("positions", site.axes, activation.dim())

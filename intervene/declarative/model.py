@@ -24,9 +24,11 @@ from ..sites import Site
 from . import display
 from .config import IntervenableConfig, Representations
 from .engine import Act, Round, acts_of, batch_of, checkpoints, frozen, run
-from .generation import generate, over_prompt
-from .locations import sides
+from .generation import chunked, generate, generated_along, same_chances
+from .locations import Location, sides
+from .moments import InTime, moments
 from .output import IntervenableOutput, Original
+from .padding import columns_of, counted_from_tokens, first_tokens
 from .placing import Placed, device_of, place
 from .subspaces import by_intervention
 
@@ -55,6 +57,9 @@ class IntervenableModel(nn.Module):
         UnknownSiteError: a place that the model doesn't have.
         ConfigError: representations that don't go together, or a unit that the place doesn't have.
     """
+
+    # Whether positions in generation count each row's real tokens, rather than columns.
+    _counts_tokens = True
 
     def __init__(
         self,
@@ -202,41 +207,77 @@ class IntervenableModel(nn.Module):
         subspaces: Any = None,
         output_original_output: bool = False,
         *,
+        when: Any = None,
+        generate_sources: bool = False,
         activations_sources: Any = None,
         attention: str | None = None,
         **options: Any,
     ) -> Any:
         """Generate from the base with every intervention.
 
-        Positions in ``unit_locations`` are the prompt's. Without locations an intervention acts on the whole prompt
-        and on every token that is generated; a source from a run of the model acts on as many columns as it has.
+        Positions in ``unit_locations`` are the prompt's, and count from each row's first real token, so that padding
+        on the left moves nothing. Without locations an intervention acts on the whole prompt and on every token that
+        is generated; a source from a run of the model acts on as many tokens as it has.
+
+        Generated tokens are counted from 0. A token's activation flows by when the model is given that token, so the
+        last one that is generated has none, and what is done at the prompt's last position decides the first.
 
         Args:
             base: the prompt: what a tokenizer gives, or a tensor of tokens.
             sources, unit_locations, source_representations, subspaces, activations_sources, attention: as in a call.
-            output_original_output: generate without interventions too.
-            **options: handed to the model's ``generate``.
+            output_original_output: generate without interventions too, with the same random numbers.
+            when: when to act. ``"prompt"``; ``"generated"``, every generated token; ``"all"``, both; generated tokens
+                by an int, a slice, a range or a list; a schedule ``{token: strength}``, 1 being in full; or a function
+                of step and tokens (rows,) to True or False or a strength, one for all or a tensor (rows,). Positions
+                of the prompt that ``unit_locations`` names are acted on besides. A mapping of intervention keys says
+                it for each.
+            generate_sources: generate from the sources as well, and write what each source's i-th generated token
+                holds at the base's i-th.
+            **options: handed to the model's ``generate``: sampling, beams, caches, ``prefill_chunk_size``, streamers.
 
         Returns:
             What the model's ``generate`` returns, the sequences unless told otherwise; the pair (original, intervened)
             with ``output_original_output=True``. With a `CollectIntervention` the pair ((original, collected),
-            intervened), in which one collected on several forwards is a list with a tensor for each.
+            intervened), collected being a list with a `Collected` for each: a tensor for each forward, its axes named.
 
         Raises:
             UnsupportedModelError: the model has no ``generate``.
+            SelectionError: ``when`` says no time.
+            InterventionError: a source without a value for generated tokens that are to be acted on.
+            NeverFiredError: a position or generated token that never came by.
         """
+        tokens = self._counts_tokens
         with self._gradients():
             plan, acts = self._plan(
-                base, sources, unit_locations, source_representations, activations_sources, subspaces, attention
+                base,
+                sources,
+                unit_locations,
+                source_representations,
+                activations_sources,
+                subspaces,
+                attention,
+                tokens,
             )
             original = None
             if output_original_output:
-                with plan.session([]):
+                with same_chances(self.model), plan.session([]):
                     original = generate(self.adapted.model, base, **options)
-            writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
-            with plan.session(over_prompt(writes)):
+            if generate_sources:
+                writes = generated_along(plan, options)
+            else:
+                writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
+            timed = InTime(
+                writes,
+                moments(when, list(self.sites)),
+                batch=batch_of(base),
+                prompt=columns_of(base) if chunked(self.model, options) else None,
+                padding=first_tokens(base) if tokens else None,
+                source_padding={i: first_tokens(source) for i, source in enumerate(plan.sources) if tokens},
+            )
+            with plan.session(timed.writes):
                 intervened = generate(self.adapted.model, base, **options)
-        first, second = self._result(original, intervened, acts, return_dict=False)
+        timed.check()
+        first, second = self._result(original, intervened, acts, False, timed.collected)
         return second if first is None else (first, second)
 
     def get_trainable_parameters(self) -> list[nn.Parameter]:
@@ -463,6 +504,7 @@ class IntervenableModel(nn.Module):
         activations_sources: Any,
         subspaces: Any,
         attention: str | None,
+        from_tokens: bool = False,
     ) -> tuple[Round, list[Act]]:
         """What this call does, checked before anything runs."""
         if source_representations is not None and activations_sources is not None:
@@ -475,9 +517,24 @@ class IntervenableModel(nn.Module):
         batch = batch_of(base)
         units = [place.unit for place in self.places]
         chosen = by_intervention(subspaces, len(self.places), batch)
-        acts = acts_of(self.places, sides(unit_locations, self.config.mode, groups, units), runs, given, chosen, batch)
+        located = sides(unit_locations, self.config.mode, groups, units)
+        if from_tokens:
+            located = self._as_columns(located, base, runs)
+        acts = acts_of(self.places, located, runs, given, chosen, batch)
         plan = Round(self.adapted, acts, runs, attention if attention is not None else self._attention)
         return plan, sorted((act for group in acts for act in group), key=lambda act: act.place.index)
+
+    def _as_columns(self, located: Any, base: Any, runs: Sequence[Any]) -> list[tuple[list[Location], list[Location]]]:
+        """The same locations with positions as columns, where they counted each row's real tokens."""
+        serial = self.config.mode == "serial"
+        into = [*runs[1:], base] if serial else [base] * len(runs)
+        return [
+            (
+                [counted_from_tokens(x, source) for x in left],
+                [counted_from_tokens(x, target, spans=target is not base) for x in right],
+            )
+            for (left, right), source, target in zip(located, runs, into, strict=True)
+        ]
 
     def _sources(self, sources: Any, groups: int) -> list[Any]:
         if sources is None:
@@ -516,12 +573,21 @@ class IntervenableModel(nn.Module):
                 f"in its place leaves it out), source_representations=, or a constant source in its config"
             )
 
-    def _result(self, original: Any, intervened: Any, acts: Sequence[Act], return_dict: bool | None) -> Any:
-        collecting = [act for act in acts if act.intervention.collects]
-        unseen = [act.place.key for act in collecting if len(act.collected) != len(act.patches)]
-        if unseen:
-            raise NeverFiredError(f"{unseen[0]}: nothing was collected, no run came by there")
-        collected = [act.result() for act in collecting]
+    def _result(
+        self,
+        original: Any,
+        intervened: Any,
+        acts: Sequence[Act],
+        return_dict: bool | None,
+        collected: list[Any] | None = None,
+    ) -> Any:
+        """What a call gives back; ``collected`` where generation has put it together already."""
+        if collected is None:
+            collecting = [act for act in acts if act.intervention.collects]
+            unseen = [act.place.key for act in collecting if len(act.collected) != len(act.patches)]
+            if unseen:
+                raise NeverFiredError(f"{unseen[0]}: nothing was collected, no run came by there")
+            collected = [act.result() for act in collecting]
         if return_dict:
             return IntervenableOutput(original, intervened, collected or None)
-        return (Original(original, collected) if collecting else original), intervened
+        return (Original(original, collected) if collected else original), intervened
