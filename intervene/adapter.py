@@ -255,6 +255,12 @@ class Adapter(ABC):
         found: tuple[str, ...] = claimed.resolve(self.known_as, spec.config_of(self.config)).axes
         return found
 
+    def needs_past(self, component: str, tower: str | None = None) -> bool:
+        """Whether a component exists in a forward that continues from a cache, and in no other, as the spec says."""
+        spec = self.load_spec().towers.get(tower or "")
+        claimed = None if spec is None else spec.components.get(component)
+        return claimed is not None and claimed.requires is not None and claimed.requires.past
+
     def why_absent(self, component: str, tower: str | None = None) -> AbsentComponentError:
         """The error for a component that the vocabulary has and this model (or tower) lacks, with the spec's reason."""
         spec = self.load_spec()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.cells import cell_len
 from rich.padding import Padding
@@ -153,16 +154,23 @@ def shapes(adapted: Adapted, sites: Sequence[Site]) -> dict[Site, tuple[int | st
 
 
 def _sizes(adapted: Adapted, sites: Sequence[Site], rows: int, columns: int) -> dict[Site, tuple[int, ...]]:
-    """Each site's sizes in one forward over random input of that many rows and columns."""
-    assert adapted.adapter is not None
+    """Each site's sizes in a forward over random input of that many rows and columns, or in one that continues."""
+    adapter = adapted.adapter
+    assert adapter is not None
+    continuing = [site for site in sites if adapter.needs_past(site.component, site.tower)]
+    starting = [site for site in sites if site not in continuing]
     weight = next(adapted.model.parameters())
     inputs: dict[str, Any] = {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
-        for name, value in adapted.adapter.example_inputs(adapted.model, rows, columns).items()
+        for name, value in adapter.example_inputs(adapted.model, rows, columns).items()
     }
     attention = "eager" if any(getattr(s.port, "eager", False) for s in sites) else None
     try:
-        values = adapted.read(list(sites), attention=attention, **inputs)
+        values = dict(adapted.read(starting, attention=attention, **inputs)) if starting else {}
+        if continuing:
+            with torch.no_grad():
+                past = adapter.example_past(adapted.model, inputs)
+            values |= adapted.read(continuing, **{name: value[:, :1] for name, value in inputs.items()}, **past)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         name = type(adapted.model).__name__
         without = " without weights" if weight.is_meta else ""
