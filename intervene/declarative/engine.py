@@ -202,7 +202,7 @@ def acts_of(
     sources: Sequence[Any],
     given: Mapping[str, Tensor],
     subspaces: Sequence[Any],
-    batch: int | None,
+    base: Any,
 ) -> list[list[Act]]:
     """What each intervention does in this call, by group; those without the source they need are left out."""
     groups: list[list[Act]] = []
@@ -217,7 +217,8 @@ def acts_of(
                 )
             if place.intervention.needs_source and tensor is None and sources[group] is None:
                 continue
-            made = patches(place.site, place.unit, here, there, batch, batch_of(sources[group]))
+            rows = [batch_of(run, place.batch_axis) for run in (base, sources[group])]
+            made = patches(place.site, place.unit, here, there, *rows)
             found.append(Act(place, made, tensor, subspaces[place.index]))
         groups.append(found)
     return groups
@@ -243,14 +244,14 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def batch_of(inputs: Any) -> int | None:
-    """How many rows the inputs have, None where they don't say."""
+def batch_of(inputs: Any, axis: int = 0) -> int | None:
+    """How many rows the inputs have on the batch's axis, None where they don't say."""
     if inputs is None:
         return None
     args, kwargs = arguments(inputs)
     named = [kwargs[n] for n in ("input_ids", "inputs_embeds") if isinstance(kwargs.get(n), Tensor)]
-    tensors = [t for t in (*named, *args, *kwargs.values()) if isinstance(t, Tensor) and t.dim()]
-    return tensors[0].shape[0] if tensors else None
+    tensors = [t for t in (*named, *args, *kwargs.values()) if isinstance(t, Tensor) and t.dim() > axis]
+    return tensors[0].shape[axis] if tensors else None
 
 
 def broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:

@@ -520,7 +520,7 @@ class IntervenableModel(nn.Module):
         located = sides(unit_locations, self.config.mode, groups, units)
         if from_tokens:
             located = self._as_columns(located, base, runs)
-        acts = acts_of(self.places, located, runs, given, chosen, batch)
+        acts = acts_of(self.places, located, runs, given, chosen, base)
         plan = Round(self.adapted, acts, runs, attention if attention is not None else self._attention)
         return plan, sorted((act for group in acts for act in group), key=lambda act: act.place.index)
 

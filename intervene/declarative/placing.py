@@ -41,6 +41,7 @@ class Place:
         key: the site's address; further representations at the same site have ``#1``, ``#2`` and so on after it.
         index: its place in the config.
         group: which of the sources it takes.
+        batch_axis: which axis of the model's inputs has the rows.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Place:
     representation: RepresentationConfig
     site: Site
     intervention: Intervention
+    batch_axis: int = 0
 
     @property
     def unit(self) -> str:
@@ -79,7 +81,8 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
         seen = counts.setdefault(site.address, 0)
         counts[site.address] += 1
         key = f"{site.address}#{seen}" if seen else site.address
-        places.append(Place(key, index, group_of[index], representation, site, intervention))
+        axis = _batch_axis(adapted.model, site)
+        places.append(Place(key, index, group_of[index], representation, site, intervention, axis))
     return places
 
 
@@ -177,6 +180,11 @@ _HANDED_ON = (
     "hidden_source_representation",
     "latent_dim",
 )
+
+
+def _batch_axis(model: nn.Module, site: Site) -> int:
+    """1 for a recurrent module that takes time first, as torch's do by default and with them the model, else 0."""
+    return int(isinstance(site.port, Steps) and not way(model, site.port.path)[-1].batch_first)
 
 
 def _check_link(intervention: Intervention, config: IntervenableConfig, index: int) -> None:

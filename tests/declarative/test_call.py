@@ -587,3 +587,49 @@ def test_subspaces_in_every_form(gpt2, base, source):
     ):
         with pytest.raises(pv.SelectionError, match=says):
             said(wrong)
+
+
+def test_attention_patterns_by_head_under_any_implementation(gpt2, base, source):
+    pattern = pv.RepresentationConfig(1, "attention_weight", unit="h")
+    with pytest.raises(pv.AttentionImplementationError, match="eager"):
+        pv.IntervenableModel(pattern, gpt2)(base, [source], unit_locations={"sources->base": 1})
+    intervenable = pv.IntervenableModel(pattern, gpt2, attention="eager")
+    _, patched = intervenable(base, [source], unit_locations={"sources->base": 1})
+    _, again = pv.IntervenableModel(pattern, gpt2)(
+        base, [source], unit_locations={"sources->base": 1}, attention="eager"
+    )
+    assert torch.equal(patched.logits, again.logits)
+    site = pv.adapt(gpt2)["layer.1.attention_pattern"].at(heads=1)
+    value = pv.adapt(gpt2).read([site], attention="eager", **source)[site]
+    with torch.no_grad(), pv.adapt(gpt2).session(writes={site: value}, attention="eager"):
+        expected = gpt2(**base).logits
+    assert torch.equal(patched.logits, expected)
+
+
+def test_a_place_that_is_never_reached_is_an_error():
+    class Idle(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used = torch.nn.Linear(3, 3)
+            self.unused = torch.nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.used(x)
+
+    for kind in (pv.ZeroIntervention, pv.CollectIntervention):
+        intervenable = pv.IntervenableModel({"component": "unused.output", "intervention_type": kind}, Idle())
+        with pytest.raises(pv.NeverFiredError, match=r"unused\.output"):
+            intervenable(torch.zeros(1, 3))
+
+
+def test_steps_by_row_where_time_comes_first():
+    torch.manual_seed(0)
+    model = TestRecurrent.Tagger(torch.nn.GRU)
+    base, source = torch.randn(5, 2, 4), torch.randn(5, 2, 4)
+    intervenable = pv.IntervenableModel(pv.RepresentationConfig(component="rnn.output", unit="t"), model)
+    _, patched = intervenable(base, [source], unit_locations={"sources->base": ([[1], [0]], [[2], [3]])})
+    for row, where in enumerate([(1, 2), (0, 3)]):
+        _, alone = intervenable(base, [source], unit_locations={"sources->base": where})
+        torch.testing.assert_close(patched[:, row], alone[:, row])
+    with pytest.raises(pv.SelectionError, match="3 row"):
+        intervenable(base, [source], unit_locations={"sources->base": [[1], [0], [2]]})

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import intervene as pv
 
+from .installed import families, tiny
+
 STEPS = 5
 WIDTH = 6
 PADDED = torch.tensor([[0, 0, 5, 17, 9, 33], [7, 3, 40, 2, 11, 19]])
@@ -32,12 +34,7 @@ def causal_families() -> list[str]:
         able = hasattr(model, "can_generate") and model.can_generate()
         return able and model.main_input_name == "input_ids" and not model.config.is_encoder_decoder
 
-    return [family for family in pv.families() if generates(tiny(family))]
-
-
-@cache
-def tiny(family: str) -> Any:
-    return pv.tiny(family)
+    return [family for family in families() if generates(tiny(family))]
 
 
 def ways(family: str) -> list[str]:

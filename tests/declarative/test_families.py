@@ -1,0 +1,62 @@
+"""Configs over every family that is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import intervene as pv
+from intervene.declarative.placing import width
+
+from .installed import families, tiny
+
+
+def drawn(name: str) -> tuple[Any, dict[str, Any]]:
+    model = tiny(name)
+    made = pv.families()[name].example_inputs(model, 2, 5, torch.Generator().manual_seed(0))
+    return model, dict(made)
+
+
+@pytest.mark.parametrize("name", families())
+def test_every_component_can_be_named_and_has_the_width_that_is_said(name: str) -> None:
+    model, inputs = drawn(name)
+    adapted = pv.adapt(model)
+    named = {(site.component, site.tower): site for site in adapted.sites if site.layer in (None, 0)}
+    attention = "eager" if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa" else None
+    for (component, tower), site in named.items():
+        if component == "ssm_state":  # flows by in decoding alone
+            continue
+        spelled = component if tower is None else f"{tower}.{component}"
+        collect = pv.RepresentationConfig(component=spelled, intervention_type=pv.CollectIntervention)
+        intervenable = pv.IntervenableModel(collect, model, attention=attention)
+        with torch.no_grad():
+            (_, collected), _ = intervenable(inputs)
+        assert list(intervenable.interventions) == [site.address]
+        said = width(adapted, site)
+        seen = collected[0]
+        assert said in (None, seen.shape[-1]), (site.address, said, tuple(seen.shape))
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_swap_changes_what_the_model_says_and_from_itself_does_not(name: str) -> None:
+    model, inputs = drawn(name)
+    component = next(c for c in ("block_output", "vision.block_output") if _has(model, c))
+    other = {n: t.flip(0) if isinstance(t, torch.Tensor) else t for n, t in inputs.items()}
+    intervenable = pv.IntervenableModel({"component": component}, model)
+    with torch.no_grad():
+        plain, same = intervenable(inputs, [inputs], output_original_output=True)
+        _, swapped = intervenable(inputs, [other])
+    one, two, three = (_first(output) for output in (plain, same, swapped))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+
+
+def _has(model: Any, component: str) -> bool:
+    tower, _, bare = component.rpartition(".")
+    return any(s.component == bare and s.tower == (tower or None) for s in pv.adapt(model).sites)
+
+
+def _first(output: Any) -> torch.Tensor:
+    return output if isinstance(output, torch.Tensor) else next(t for t in output.values() if t.is_floating_point())
