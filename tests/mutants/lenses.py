@@ -10,12 +10,13 @@ from torch import Tensor
 
 from intervene.adapter import Table
 from intervene.adapters.gpt2 import GPT2
+from intervene.adapters.llama import Llama
+from intervene.adapters.pythia import Pythia
 from intervene.lenses import Chunk, Heads, Interleaved, Lens
 from intervene.ports import Output
 from intervene.selection import Selectable
 from intervene.sites import Site
 
-from .families import LLaMA, NeoX
 from .making import HEADS, Bent, moved, seen_through, sited, with_lens
 from .mutant import Mutant
 
@@ -306,7 +307,7 @@ MUTANTS = [
         "interleaved_read_as_contiguous",
         "GPT-NeoX's query_output is the first third of its fused projection",
         "a GPT-2 table used for GPT-NeoX; no shape shows it (https://github.com/vllm-project/vllm/pull/53114)",
-        moved(NeoX, query_output=Output("attention.query_key_value") >> Chunk(0, of=3)),
+        moved(Pythia, query_output=Output("attention.query_key_value") >> Chunk(0, of=3)),
         ("query_output",),
         "meaning:projection:query_output",
         "[chunk 0 of 3 within each of num_attention_heads groups]",
@@ -316,7 +317,7 @@ MUTANTS = [
         "head_key_output is split into as many heads as there are queries",
         "grouped query attention (https://github.com/TransformerLensOrg/TransformerLens/issues/519, "
         "https://github.com/TransformerLensOrg/TransformerLens/issues/980)",
-        moved(LLaMA, head_key_output=Output("self_attn.k_proj") >> Heads(4)),
+        moved(Llama, head_key_output=Output("self_attn.k_proj") >> Heads(4)),
         ("head_key_output",),
         "shaped:head_key_output",
         "the spec claims (1, 2, 1, 6) for axes ('batch', 'kv_head', 'position', 'feature')",
@@ -325,7 +326,7 @@ MUTANTS = [
         "query_heads_grouped_in_turn",
         "query head h is taken to share key and value head h modulo their number",
         "repeat where repeat_interleave was meant",
-        seen_through(Tiled(1), "head_attention_value_output", base=LLaMA),
+        seen_through(Tiled(1), "head_attention_value_output", base=Llama),
         ("head_attention_value_output",),
         "meaning:attention_mix:head_attention_value_output",
         "@ head_value_output[group(h)]",

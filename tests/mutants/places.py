@@ -12,11 +12,11 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from intervene.adapter import Tower
 from intervene.adapters.gpt2 import GPT2
+from intervene.adapters.llama import Llama
 from intervene.calls import Attention, Function
 from intervene.ports import Input, Output
 from intervene.sites import Site
 
-from .families import LLaMA
 from .making import layers_from, moved, on_models, sited
 from .mutant import Mutant
 
@@ -172,7 +172,7 @@ MUTANTS = [
         "activation_before_the_gate",
         "mlp_activation is the gate's nonlinearity, before its product with the up projection",
         "a GPT-2 table used for LLaMA, whose act_fn is not what the down projection reads",
-        moved(LLaMA, mlp_activation=Output("mlp.act_fn")),
+        moved(Llama, mlp_activation=Output("mlp.act_fn")),
         ("mlp_activation",),
         "meaning:projection:mlp_output",
         "mlp_output = mlp.down_proj(mlp_activation)",
