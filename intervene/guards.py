@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -75,6 +76,12 @@ def refuse_compiled(model: nn.Module, path: str) -> None:
                 f"silently ignored: work on the model before .compile(), or set "
                 f"model.get_submodule({prefix!r})._compiled_call_impl = None first"
             )
+
+
+def compiled_something() -> bool:
+    """Whether torch.compile has compiled anything in this process, by its own count; of what, it doesn't say."""
+    counts = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})
+    return bool(counts.get("frames"))
 
 
 def offloaded(model: nn.Module, path: str) -> bool:

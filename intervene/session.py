@@ -135,6 +135,8 @@ class Session:
                     if not forwards
                     else f"{forwards} forward(s) ran and none passed there"
                 )
+                if guards.compiled_something():
+                    where += "; what torch.compile made before is deaf to hooks: call torch.compile inside the session"
                 raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
 
 

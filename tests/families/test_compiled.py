@@ -1,0 +1,71 @@
+"""torch.compile inside a session traces every site's reads and writes along; compiled before, it says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import intervene
+from intervene.errors import NeverFiredError, UnsupportedModelError
+
+PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
+
+
+@pytest.fixture(autouse=True)
+def _from_scratch() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+# One block is compiled faster than three, and has every site.
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "opt", "pythia"])
+def test_compiled_inside_the_session(family: str) -> None:
+    """Reads of all sites at once, fused projections, rotary embeddings and attention patterns among them."""
+    model: Any = intervene.tiny(family, attn_implementation="eager", num_hidden_layers=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    adapted = intervene.adapt(model)
+    written = ["key_output", "attention_scores", "head_attention_value_output", "mlp_activation"]
+    writes = {adapted.site(name, 0).at(dims=0): lambda part: part * 0.5 for name in written}
+    results = []
+    with torch.no_grad():
+        plain = model(PROMPT).logits
+        for called in (model, compiled):
+            with adapted.session(reads=adapted.sites, writes=writes) as session:
+                logits = called(PROMPT).logits
+            results.append({**session.values, "output": logits})
+        uncompiled, found = results
+        for site, value in uncompiled.items():
+            assert torch.equal(found[site], value), site
+        assert not torch.equal(found["output"], plain)
+        # The hooks are gone, and torch compiles again without them.
+        assert torch.equal(compiled(PROMPT).logits, plain)
+
+
+def test_one_compiled_model_in_one_session_after_another() -> None:
+    model: Any = intervene.tiny("llama", num_hidden_layers=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    adapted = intervene.adapt(model)
+    for factor in (0.5, 2.0):
+        found = []
+        for called in (model, compiled):
+            with torch.no_grad(), adapted.session(writes={"layer.0.mlp_output": lambda part, f=factor: part * f}):
+                found.append(called(PROMPT).logits)
+        assert torch.equal(*found)
+
+
+def test_compiled_before_the_session() -> None:
+    """Never silently the plain model: neither is what was compiled adapted, nor does it run in a session unnoticed."""
+    model: Any = intervene.tiny("llama", num_hidden_layers=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(PROMPT)
+    with pytest.raises(UnsupportedModelError, match="compile it inside the session"):
+        intervene.adapt(compiled)
+    session = intervene.adapt(model).session(writes={"layer.0.mlp_output": 0.0})
+    with torch.no_grad(), pytest.raises(NeverFiredError, match=r"call torch\.compile inside the session"), session:
+        compiled(PROMPT)
