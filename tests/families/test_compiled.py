@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import intervene
 from intervene.errors import NeverFiredError, UnsupportedModelError
 
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
+
+
+def halved(part: Tensor) -> Tensor:
+    return part * 0.5
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +35,7 @@ def test_compiled_inside_the_session(family: str) -> None:
     compiled: Any = torch.compile(model, backend="eager")
     adapted = intervene.adapt(model)
     written = ["key_output", "attention_scores", "head_attention_value_output", "mlp_activation"]
-    writes = {adapted.site(name, 0).at(dims=0): lambda part: part * 0.5 for name in written}
+    writes = {adapted.site(name, 0).at(dims=0): halved for name in written}
     results = []
     with torch.no_grad():
         plain = model(PROMPT).logits
