@@ -42,7 +42,7 @@ def test_compiled_inside_the_session(family: str) -> None:
         for called in (model, compiled):
             with adapted.session(reads=adapted.sites, writes=writes) as session:
                 logits = called(PROMPT).logits
-            results.append({**session.values, "output": logits})
+            results.append(dict[Any, Tensor](session.values) | {"output": logits})
         uncompiled, found = results
         for site, value in uncompiled.items():
             assert torch.equal(found[site], value), site
