@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -142,6 +143,11 @@ class Adapter(ABC):
     def known_as(self) -> str:
         """The name under which the family knows the model's class."""
         return self.class_name(self.model) or type(self.model).__name__
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the package that has the code of the family's models is installed."""
+        return find_spec(cls.load_spec().library) is not None
 
     @classmethod
     def load_spec(cls) -> Spec:

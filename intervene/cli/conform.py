@@ -58,7 +58,7 @@ def run(
             metavar="ADAPTER...", help="A family, such as gpt2, package.module:Class, or path/to/file.py:Class."
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every installed family.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every family whose models' package is installed.")] = False,
     law: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this law; may be given again.")] = None,
     component: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this component; may be given again.")
@@ -142,7 +142,7 @@ def _check(
 def _installed() -> list[str]:
     from ..registry import families
 
-    return sorted(families())
+    return sorted(name for name, adapter in families().items() if adapter.available())
 
 
 def _side_by_side(names: Sequence[str], each: Sequence[dict[str, Any]], jobs: int) -> list[Report]:

@@ -20,6 +20,8 @@ def sites(run, *arguments):
 
 @pytest.mark.parametrize("family", sorted(families()))
 def test_every_family_lists_all_its_sites(run, family):
+    if not families()[family].available():
+        pytest.skip(f"{families()[family].load_spec().library} is not installed")
     data = sites(run, f"tiny:{family}")
     adapted = intervene.adapt(intervene.tiny(family))
     addresses = set()
@@ -44,6 +46,18 @@ def test_shapes_and_ports_are_those_of_the_model(run):
     assert rows["attention_pattern"]["shape"] == ["batch", 3, "query_position", "key_position"]
     assert rows["logits"]["shape"] == ["batch", "position", 61]
     assert rows["mlp_activation"]["shape"][-1] == 96
+
+
+@pytest.mark.parametrize("family", ["dinov2", "timm_vit", "vit"])
+def test_an_image_decides_no_positions(run, family):
+    if not families()[family].available():
+        pytest.skip(f"{families()[family].load_spec().library} is not installed")
+    rows = {row["component"]: row["shape"] for row in sites(run, f"tiny:{family}")["sites"]}
+    assert rows["patch_embedding_output"] == ["batch", 4, 24]
+    assert rows["class_token"] == ["batch", 1, 24]
+    assert rows["head_query_output"] == ["batch", 3, 5, 8]
+    assert rows["attention_pattern"] == ["batch", 3, 5, 5]
+    assert rows["logits"] == ["batch", 5]
 
 
 def test_text_has_each_site_once_and_fits_the_terminal(run):

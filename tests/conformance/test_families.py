@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -13,10 +12,11 @@ from intervene.conformance import parametrize_with_laws
 from intervene.conformance.parametrize import BoundCheck
 
 
-def laws_of(family: str, package: str) -> Callable[[Callable[..., None]], Any]:
+def laws_of(family: str) -> Callable[[Callable[..., None]], Any]:
     """A test for each check of a family whose models come from an optional package; one that is skipped without it."""
-    if find_spec(package) is None:
-        return pytest.mark.skip(reason=f"{package} is not installed")
+    adapter = intervene.families()[family]
+    if not adapter.available():
+        return pytest.mark.skip(reason=f"{adapter.load_spec().library} is not installed")
     return parametrize_with_laws(family)
 
 
@@ -75,7 +75,7 @@ def test_pythia(check: BoundCheck) -> None:
     check()
 
 
-@laws_of("timm_vit", package="timm")
+@laws_of("timm_vit")
 def test_timm_vit(check: BoundCheck) -> None:
     check()
 
@@ -96,12 +96,12 @@ def test_tiny_models_of_every_class(family: str) -> None:
     """Each class can be made small, seeded, and without touching torch's own random state."""
     import torch
 
-    for name in intervene.families()[family].load_spec().models:
+    adapter = intervene.families()[family]
+    if not adapter.available():
+        pytest.skip(f"{adapter.load_spec().library} is not installed")
+    for name in adapter.load_spec().models:
         before = torch.get_rng_state()
-        try:
-            first, second = intervene.tiny(family, name), intervene.tiny(family, name)
-        except intervene.MissingDependencyError as error:
-            pytest.skip(str(error))
+        first, second = intervene.tiny(family, name), intervene.tiny(family, name)
         assert type(first).__name__ == name
         assert not first.training
         for a, b in zip(first.parameters(), second.parameters(), strict=True):

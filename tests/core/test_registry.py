@@ -193,3 +193,10 @@ def test_parts_load_on_demand() -> None:
         "assert not hasattr(intervene, 'nothing_of_that_name')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_family_is_available_with_its_models_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt2 = intervene.families()["gpt2"]
+    assert gpt2.available()
+    monkeypatch.setattr("intervene.adapter.find_spec", lambda name: None if name == "transformers" else name)
+    assert not gpt2.available()
