@@ -44,6 +44,7 @@ MODELS: dict[str, Callable[[], Any]] = {
         )
     ),
 }
+GREEDY = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 WHOLE = [
     "block_input",
     "block_output",
@@ -63,13 +64,14 @@ POSITIONS = {"sources->base": [[[[1], [2]]], [[[3], [4]]]]}
 SEVERAL = {"sources->base": [[[[1, 0], [2, 3]]], [[[3, 4], [0, 1]]]]}
 HEAD = {"sources->base": [[[[1], [0]]], [[[0], [1]]]]}
 HEAD_POSITION = {"sources->base": [[[[[1], [0]], [[2], [3]]]], [[[[0], [1]], [[4], [3]]]]]}
+LATENTS = 20
 LOCAL = ["VanillaIntervention", "AdditionIntervention", "SubtractionIntervention", "ZeroIntervention"]
 
 
 def weights_for(kind: str, width: int) -> dict[str, torch.Tensor]:
     """Seeded weights, away from what the class starts with, that each case of a type and width shares."""
     torch.manual_seed(len(kind) * 1000 + width)
-    options = {"embed_dim": width, "low_rank_dimension": 3, "latent_dim": 5}
+    options = {"embed_dim": width, "low_rank_dimension": 3, "latent_dim": LATENTS}
     if kind == "PCARotatedSpaceIntervention":
         components = torch.linalg.qr(torch.randn(width, width)).Q
         options |= {
@@ -219,6 +221,20 @@ def cases(model: str) -> list[dict[str, Any]]:
         [one("block_output", add_, source_representation="vector")],
         unit_locations={"base": [[[3], [4]]]},
     )
+    add(
+        "block_output/AutoencoderIntervention/positions",
+        [one("block_output", "AutoencoderIntervention", latent_dim=LATENTS)],
+        sources=["source"],
+        unit_locations=POSITIONS,
+        state="AutoencoderIntervention",
+    )
+    steered = one("block_output", add_, source_representation="strong")
+    prompt = {"intervene_on_prompt": True}
+    add("generate/generated tokens", [steered], generate={})
+    add("generate/prompt", [steered], unit_locations={"base": 4}, generate=prompt)
+    add("generate/everywhere", [steered], generate=prompt)
+    last = {**one("block_output", swap), "layer": 1}
+    add("generate/source", [last], sources=["source"], unit_locations={"sources->base": 4}, generate=prompt)
     parts = [[0, 2], [2, 9], [9, 16]]
     for kind, state in ((swap, None), (add_, None), ("RotatedSpaceIntervention", "RotatedSpaceIntervention")):
         for name, subspaces in {"an int": 1, "a list": [0, 2], "by row": [[[0], [2]]]}.items():
@@ -287,6 +303,10 @@ def run(
             keys[int(i)]: tensors[f"input.{name}"] for i, name in case["source_representations"].items()
         }
         call["sources"] = [None]
+    if "generate" in case:
+        with torch.no_grad():
+            _, sequences = intervenable.generate(**call, **case["generate"], **GREEDY)
+        return sequences.clone(), state, None
     with torch.no_grad():
         first, second = intervenable(**call)
     collected = first[1] if isinstance(first, tuple) else None
@@ -304,6 +324,7 @@ def main() -> None:
         for tokens in ("base", "source", "other"):
             tensors[f"input.{tokens}"] = torch.randint(3, 29, (2, 5), generator=generator)
         tensors["input.vector"] = torch.randn(16, generator=generator)
+        tensors["input.strong"] = 8 * torch.randn(16, generator=generator)
         with torch.no_grad():
             plain = model(input_ids=tensors["input.base"]).logits.clone()
         tensors["plain"] = plain

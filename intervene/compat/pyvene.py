@@ -219,6 +219,9 @@ class IntervenableModel(declarative.IntervenableModel):
     themselves; `generate` always returns a pair; collected activations are one flat list.
     """
 
+    # Positions in generation are columns, padding counted.
+    _counts_tokens = False
+
     def __init__(
         self,
         config: Any,
@@ -314,8 +317,6 @@ class IntervenableModel(declarative.IntervenableModel):
             **options,
         )
         return result if isinstance(result, tuple) else (None, result)
-
-    _counts_tokens = False
 
     def train(self, mode: bool = True) -> IntervenableModel:
         """Put the interventions in training mode, and as pyvene does the model too."""

@@ -15,6 +15,8 @@ from torch import Tensor
 
 DATA = Path(__file__).parents[1] / "data" / "pyvene"
 CASES: list[dict[str, Any]] = json.loads((DATA / "cases.json").read_text())
+GENERATED = [case for case in CASES if "generate" in case]
+CALLED = [case for case in CASES if "generate" not in case]
 REFUSED: list[dict[str, Any]] = json.loads((DATA / "refused.json").read_text())
 _CLASSES = {"gpt2": ("GPT2Config", "GPT2LMHeadModel"), "llama": ("LlamaConfig", "LlamaForCausalLM")}
 
@@ -70,6 +72,7 @@ def collected(case: dict[str, Any]) -> list[Tensor]:
 
 
 def logits(case: dict[str, Any]) -> Tensor:
+    """What the intervened model said; of generation the tokens."""
     return tensors(case["model"])[f"logits.{case['name']}"]
 
 

@@ -10,7 +10,7 @@ import torch
 import intervene
 import intervene.compat.pyvene as pv
 
-from .recorded import CASES, close, collected, double_and_add, inputs, load, logits, tensors
+from .recorded import CALLED, GENERATED, close, collected, double_and_add, inputs, load, logits, tensors
 
 # What pyvene 0.1.8 exports beside the modules that it imports.
 PUBLIC = [
@@ -94,7 +94,7 @@ LOCAL = ("Vanilla", "Addition", "Subtraction", "Zero", "Collect", "function")
 # By pyvene's own calls alone: no weights to load, and nothing that test_values.py knows to differ.
 REPLAYED = [
     case
-    for case in CASES
+    for case in CALLED
     if not case.get("state")
     and all(r["intervention_type"].startswith(LOCAL) for r in case["representations"])
     and (case["model"], case["representations"][0]["component"]) != ("llama", "mlp_activation")
@@ -138,6 +138,27 @@ def test_same_calls_give_the_same(case: dict[str, Any]) -> None:
     close(second.logits, logits(case))
     for found, expected in zip(first[1] if isinstance(first, tuple) else [], collected(case), strict=True):
         close(found, expected)
+
+
+@pytest.mark.parametrize("case", GENERATED, ids=lambda case: case["name"])
+def test_generates_the_same(case: dict[str, Any]) -> None:
+    model = load(case["model"])
+    representations = []
+    for fields in case["representations"]:
+        given = {**fields, "intervention_type": getattr(pv, fields["intervention_type"])}
+        if "source_representation" in given:
+            given["source_representation"] = tensors(case["model"])[f"input.{given['source_representation']}"]
+        representations.append(pv.RepresentationConfig(**given))
+    intervenable = pv.IntervenableModel(representations, model)
+    base = inputs(case["model"], "base")
+    call: dict[str, Any] = {"base": base, "unit_locations": case.get("unit_locations"), **case["generate"]}
+    if "sources" in case:
+        call["sources"] = [inputs(case["model"], name) for name in case["sources"]]
+    greedy: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    original, intervened = intervenable.generate(**call, **greedy)
+    assert original is None
+    assert torch.equal(intervened, logits(case))
+    assert not torch.equal(intervened, model.generate(**base, **greedy))
 
 
 def test_most_cases_are_replayed() -> None:
