@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -43,6 +43,8 @@ def replacing(folder: Path, *, decides: str, obsolete: Callable[[str], bool]) ->
         raise NotADirectoryError(f"{folder} is a file; name a folder to save in")
     made = _make_parents(folder)
     exists = folder.is_dir()
+    # What another process adds from now on is that one's to keep.
+    older = [name for name in os.listdir(folder) if obsolete(name)] if exists else []
     # Inside a folder that exists, so that both are on one file system even where the folder is a mount point.
     home = folder if exists else folder.parent
     staging: Path | None = None
@@ -58,7 +60,7 @@ def replacing(folder: Path, *, decides: str, obsolete: Callable[[str], bool]) ->
             file.chmod(mode)  # some libraries make files that their owner alone may read
             flush(file)
         if exists:
-            _install(staging, folder, decides, obsolete)
+            _install(staging, folder, decides, older)
         else:
             _appear(staging, folder)
     except BaseException:
@@ -88,7 +90,7 @@ def _appear(staging: Path, folder: Path) -> None:
     flush(folder.parent)
 
 
-def _install(staging: Path, folder: Path, decides: str, obsolete: Callable[[str], bool]) -> None:
+def _install(staging: Path, folder: Path, decides: str, older: Iterable[str]) -> None:
     staged = {file.name for file in staging.iterdir()}
     added = sorted(name for name in staged if not (folder / name).exists() and name != decides)
     replaced = sorted(staged.difference(added, [decides]))
@@ -106,10 +108,10 @@ def _install(staging: Path, folder: Path, decides: str, obsolete: Callable[[str]
         os.replace(staging / name, folder / name)
     flush(folder)
     # What remains is tidying, and no reason to report a failure.
-    for file in folder.iterdir():
-        if obsolete(file.name) and file.name not in staged:
+    for name in older:
+        if name not in staged:
             with suppress(OSError):
-                file.unlink()
+                (folder / name).unlink()
     with suppress(OSError):
         staging.rmdir()
 

@@ -412,6 +412,35 @@ def test_an_encoder_decoder_by_module_paths() -> None:
         generate(encoder, inputs, when="generated")
 
 
+def test_captions_of_images() -> None:
+    """BLIP, whose decoder is run alone by generation, with a prompt and without."""
+    model = tiny("blip")
+    size = model.config.vision_config.image_size
+    pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    text = {"input_ids": torch.tensor([[1, 5, 9, 2], [1, 7, 8, 2]]), "attention_mask": torch.ones(2, 4).long()}
+    added = torch.randn(24, generator=torch.Generator().manual_seed(0)) * 6
+    kind = {"layer": 0, "intervention_type": pv.AdditionIntervention, "source_representation": added}
+    decoder = pv.IntervenableModel([{"component": "text_decoder.block_output", **kind}], model)
+    vision = pv.IntervenableModel([{"component": "vision.block_output", **kind}], model)
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (decoder, {"when": "generated"}),
+        (decoder, {"when": range(1, 3)}),
+        (decoder, {"when": lambda step, tokens: tokens % 2 == 0}),
+        (decoder, {"unit_locations": {"base": 0}}),
+        (vision, {"unit_locations": {"base": 0}}),
+    ]
+    for inputs in ({"pixel_values": pixels}, {"pixel_values": pixels, **text}):
+        fixed = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
+        unchanged = model.generate(**inputs, **fixed)
+        for intervenable, said in cases:
+            for beams in (1, 2):
+                found = intervenable.generate(inputs, **said, **fixed, num_beams=beams)
+                assert torch.equal(
+                    found, intervenable.generate(inputs, **said, **fixed, num_beams=beams, use_cache=False)
+                )
+            assert not torch.equal(intervenable.generate(inputs, **said, **fixed), unchanged)
+
+
 def test_heads_and_module_inputs_in_time() -> None:
     """A head at a position, and LoRA, which takes its module's input along."""
     model = tiny("gpt2")

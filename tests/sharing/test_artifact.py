@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,38 @@ def test_a_module_that_the_artifact_names_is_not_imported(
     with pytest.raises(pv.ArtifactError, match="never run"):
         pv.IntervenableModel.load(folder, model=model)
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(("package", "action"), [("safetensors", "save"), ("huggingface_hub", "push")])
+def test_a_missing_package_is_named_with_its_extra(
+    package: str, action: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intervenable = pv.IntervenableModel([made(TYPES["zero"])], model)
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    act = (
+        partial(intervenable.save, tmp_path / "mine") if action == "save" else partial(intervenable.push_to_hub, "me/x")
+    )
+    with pytest.raises(pv.MissingDependencyError, match=rf"{package}.*torch-intervene\[hf\]"):
+        act()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_within_the_folder_is_fine_and_one_that_leads_out_is_not(model: nn.Module, tmp_path: Path) -> None:
+    folder = pv.IntervenableModel([made(TYPES["rotated"])], model).save(tmp_path / "mine")
+    file = tensors_file(folder)
+    file.rename(folder / "kept")
+    try:
+        file.symlink_to(folder / "kept")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    pv.IntervenableModel.load(folder, model=model)
+    (folder / "kept").rename(tmp_path / "elsewhere")
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(pv.ArtifactError, match="outside the artifact"):
+        pv.IntervenableModel.load(folder, model=model)
 
 
 def test_a_function_cannot_be_saved(model: nn.Module, tmp_path: Path) -> None:

@@ -61,6 +61,15 @@ def test_the_same_content_again_stays(tmp_path: Path) -> None:
     assert contents(tmp_path / "b") == NEW
 
 
+def test_what_another_save_brings_meanwhile_stays(tmp_path: Path) -> None:
+    lay_down(tmp_path / "b", OLD)
+    with replacing(tmp_path / "b", decides="config", obsolete=lambda name: name.startswith("data-")) as staging:
+        for name, text in NEW.items():
+            (staging / name).write_text(text)
+        (tmp_path / "b" / "data-3").write_text("another's")
+    assert contents(tmp_path / "b") == {**NEW, "theirs": "kept", "data-3": "another's"}
+
+
 def test_everybody_may_read_what_a_library_made_for_its_owner_alone(tmp_path: Path) -> None:
     with replacing(tmp_path / "b", decides="config", obsolete=bool) as staging:
         (staging / "config").write_text("")
