@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from .. import declarative
 from ..causal import CausalModel
 from ..declarative import InterventionOutput
-from ..declarative.engine import Act, batch_of
+from ..declarative.acts import Act
+from ..declarative.inputs import batch_of
 from ..declarative.output import Original
 from ..errors import ConfigError
 from ..interventions import (

@@ -1,7 +1,8 @@
 """Declarative interventions: a config says what acts where, a model with it is called as the plain one is.
 
-`config` is data alone, `placing` finds its sites and makes its interventions. Of a call, `locations` and `subspaces`
-read what is meant, `patches` narrows the sites to it, `engine` runs it in sessions. `model` is what users hold.
+`config` is data alone, `placing` finds its sites and makes its interventions. Of a call, `locations`, `sources` and
+`subspaces` read what is meant, `patches` narrows the sites to it, `acts` has each intervention's reads and writes, and
+`engine` runs them in sessions. `generation` and what it uses say when they act. `model` is what users hold.
 """
 
 from .config import IntervenableConfig, RepresentationConfig

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ..errors import InterventionError, UnsupportedModelError
 from ..selection import Frame, find_axis
 from ..sites import Site
-from .engine import Act, Round, Writer, Writes, arguments
+from .acts import Act, Writer, Writes
+from .engine import Round
+from .inputs import arguments
 from .padding import columns_of
 
 

@@ -17,19 +17,21 @@ from ..errors import (
     InterventionError,
     NeverFiredError,
     SessionError,
-    did_you_mean,
 )
 from ..interventions import Intervention
 from ..sites import Site
 from . import display
+from .acts import Act, acts_of
 from .config import IntervenableConfig, Representations
-from .engine import Act, Round, acts_of, batch_of, checkpoints, frozen, run
+from .engine import Round, checkpoints, frozen
 from .generation import chunked, generate, generated_along, same_chances
+from .inputs import batch_of, run
 from .locations import Location, sides
 from .moments import InTime, moments
 from .output import IntervenableOutput, Original
 from .padding import columns_of, counted_from_tokens, first_tokens
 from .placing import Placed, device_of, place
+from .sources import by_group, by_key, require
 from .subspaces import by_intervention
 
 if TYPE_CHECKING:
@@ -511,9 +513,9 @@ class IntervenableModel(nn.Module):
             raise ConfigError("source_representations and activations_sources are the same: give one of them")
         groups = self.config.groups()
         given = self._given(source_representations if source_representations is not None else activations_sources)
-        runs = self._sources(sources, len(groups))
+        runs = by_group(sources, len(groups))
         if sources is None:
-            self._require_sources(given)
+            require(self.places, given)
         batch = batch_of(base)
         units = [place.unit for place in self.places]
         chosen = by_intervention(subspaces, len(self.places), batch)
@@ -536,42 +538,8 @@ class IntervenableModel(nn.Module):
             for (left, right), source, target in zip(located, runs, into, strict=True)
         ]
 
-    def _sources(self, sources: Any, groups: int) -> list[Any]:
-        if sources is None:
-            return [None] * groups
-        listed = list(sources) if isinstance(sources, (list, tuple)) else [sources]
-        if len(listed) == 1:
-            return listed * groups
-        if len(listed) != groups:
-            raise InterventionError(
-                f"{len(listed)} sources were given for {groups} intervention(s) or groups, one each, or one for all; "
-                f"None stands for an intervention without a source"
-            )
-        return listed
-
     def _given(self, tensors: Any) -> dict[str, Tensor]:
-        """Sources given as tensors, by key."""
-        keys = [p.key for p in self.places]
-        if tensors is None:
-            return {}
-        if isinstance(tensors, Tensor):
-            return {p.key: tensors for p in self.places if p.intervention.takes_source}
-        if isinstance(tensors, Mapping):
-            for key in tensors:
-                if key not in keys:
-                    raise ConfigError(f"no intervention {key!r}.{did_you_mean(str(key), keys)} There are {keys}")
-            return {k: v for k, v in tensors.items() if v is not None}
-        if isinstance(tensors, Sequence) and len(tensors) == len(keys):
-            return {k: v for k, v in zip(keys, tensors, strict=True) if v is not None}
-        raise ConfigError(f"source_representations are a tensor, or {len(keys)} of them in a list or by key: {keys}")
-
-    def _require_sources(self, given: Mapping[str, Tensor]) -> None:
-        lacking = [p for p in self.places if p.intervention.needs_source and p.key not in given]
-        if lacking:
-            raise InterventionError(
-                f"{lacking[0].key}: {type(lacking[0].intervention).__name__} needs a source: pass sources=[...] (None "
-                f"in its place leaves it out), source_representations=, or a constant source in its config"
-            )
+        return by_key(tensors, self.places)
 
     def _result(
         self,

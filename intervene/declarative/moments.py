@@ -19,8 +19,8 @@ from ..lenses import Lens, Take, TakePerRow, Whole
 from ..selection import Frame, Selection, find_axis, lens_of
 from ..sites import Site
 from ..taps import Timed
+from .acts import Writer, Writes
 from .collected import Collected
-from .engine import Writer, Writes
 from .timing import Moments, When
 
 Rows = tuple[int, ...]

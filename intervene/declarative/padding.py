@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..selection import Span
-from .engine import arguments
+from .inputs import arguments
 from .locations import Axis, Location
 
 
