@@ -223,6 +223,21 @@ def test_names_and_partials_make_interventions() -> None:
         pv.intervention_class("VanilaIntervention")
 
 
+def test_what_was_set_later_is_in_the_spec() -> None:
+    swap = pv.VanillaIntervention(embed_dim=4)
+    swap.set_interchange_dim(2)
+    swap.subspace_partition = [range(0, 2), [2, 4]]
+    assert swap.spec() == {"embed_dim": 4, "interchange_dim": 2, "subspace_partition": [[0, 2], [2, 4]]}
+
+
+def test_a_bare_name_that_two_classes_have_is_refused() -> None:
+    first = type("Twice", (pv.VanillaIntervention,), {"__module__": "one"})
+    second = type("Twice", (pv.VanillaIntervention,), {"__module__": "two"})
+    with pytest.raises(UnknownInterventionError, match=r"may mean any of one\.Twice, two\.Twice"):
+        pv.intervention_class("Twice")
+    assert [pv.intervention_class(f"{module}.Twice") for module in ("one", "two")] == [first, second]
+
+
 def test_a_constant_source_is_restored_with_its_shape() -> None:
     before = pv.AdditionIntervention(source_representation=torch.ones(3, 4))
     after = pv.AdditionIntervention(**before.spec())

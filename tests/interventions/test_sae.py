@@ -77,6 +77,15 @@ def test_dtype_and_folded_scale(tmp_path: Path) -> None:
     assert SAE.from_saelens(SAVED / "topk", dtype=torch.bfloat16).W_dec.dtype == torch.bfloat16
 
 
+def test_the_decoder_bias_is_subtracted_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    folder = _altered(tmp_path, "topk_before_version_6")
+    config = json.loads((folder / "cfg.json").read_text())
+    del config["apply_b_dec_to_input"]
+    (folder / "cfg.json").write_text(json.dumps(config))
+    wanted = recorded("topk_before_version_6")
+    near(SAE.from_saelens(folder).encode(wanted["x"]), wanted["latents"])
+
+
 def test_a_finetuning_scale_stands_before_the_decoder(tmp_path: Path) -> None:
     folder = _altered(tmp_path, "standard")
     scale = torch.linspace(0.5, 2, 10)
