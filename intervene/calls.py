@@ -34,7 +34,8 @@ class Function(Port):
     ``functions`` are the callables that count as the one function (``torch.softmax`` and its spellings);
     ``argument`` is the positional argument that is meant, or None for the result. ``eager`` says that only eager
     attention makes the call. Where one of the functions is called for much else, ``with_result_of`` names others of
-    which the meant call's last argument is a result.
+    which the meant call's last argument is a result (the first one being of the same shape), ``weight`` is the path of
+    the module's parameter that is among its arguments, and ``nth`` says which of a forward's calls counts, from 0.
     """
 
     functions: tuple[Callable[..., Any], ...] = ()
@@ -42,6 +43,8 @@ class Function(Port):
     label: str = "function"
     eager: bool = False
     with_result_of: tuple[Callable[..., Any], ...] = ()
+    weight: str = ""
+    nth: int | None = None
 
     def require(self, model: nn.Module) -> None:
         if self.eager:
@@ -79,7 +82,8 @@ def Gated(path: str = "") -> Function:
 
 @dataclass(frozen=True)
 class Call(Port):
-    """A Python function that a module's forward calls by a name in its file, ``apply_rotary_pos_emb`` say.
+    """A Python function that a module's forward calls by a name in its file (``apply_rotary_pos_emb``, say), or a
+    method of the module.
 
     ``names`` are alternatives of which each forward calls one: a scan of whole sequences, say, and its one-step form
     under a cache. ``argument`` is the parameter that is meant, by its name; without it the result is, and ``index`` its
@@ -98,8 +102,9 @@ class Call(Port):
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         module = way(model, self.path)[-1]
-        namespaces = [(_namespace(module, name, self), name) for name in self.names]
-        return _Attached(_shadow(module), self, callback, [_stand_in(*each) for each in namespaces])
+        for name in self.names:
+            _namespace(module, name, self)
+        return _Attached(_shadow(module), self, callback, [_stand_in(module, name, self) for name in self.names])
 
     def __str__(self) -> str:
         what = f"argument {self.argument!r}" if self.argument else "result" + _entry_text(self.index)
@@ -117,13 +122,16 @@ class _FunctionWatch(TorchFunctionMode):
     last, so that sessions opened one inside the other would see each other's writes at one end only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.watched: list[tuple[Function, Callback]] = []
+        self._module = module
         self._results: dict[Callable[..., Any], Any] = {}
+        self._counts: Counter[Callable[..., Any]] = Counter()
 
     def __exit__(self, *raised: Any) -> None:
         self._results.clear()
+        self._counts.clear()
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
@@ -143,15 +151,19 @@ class _FunctionWatch(TorchFunctionMode):
         for port, callback in here:
             if port.argument is None:
                 result = _with_result(result, None, callback, port)
+        self._counts[func] += 1
         if any(func in port.with_result_of for port, _ in self.watched):
             self._results[func] = result
         return result
 
     def _is_meant(self, port: Function, func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        if func not in port.functions:
+        if func not in port.functions or port.nth not in (None, self._counts[func]):
             return False
+        if port.weight:
+            weight = self._module.get_parameter(port.weight)
+            return any(each is weight for each in args)
         made = [self._results[each] for each in port.with_result_of if each in self._results]
-        return not port.with_result_of or any(args[-1] is each for each in made)
+        return not port.with_result_of or any(args[-1] is each and args[0].shape == each.shape for each in made)
 
 
 class _Shadow:
@@ -162,7 +174,7 @@ class _Shadow:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.torch_calls = _FunctionWatch()
+        self.torch_calls = _FunctionWatch(module)
         self.calls: list[tuple[Call, Callback]] = []
         self._counts: Counter[str] = Counter()
         self._own = module.__dict__.get("forward")
@@ -258,10 +270,11 @@ class _StandIn:
     this.
     """
 
-    def __init__(self, namespace: dict[str, Any], name: str) -> None:
+    def __init__(self, namespace: dict[str, Any], name: str, function: Callable[..., Any]) -> None:
         self._namespace, self._name = namespace, name
         self._users = 0
-        self.function: Callable[..., Any] = namespace[name]
+        self._inherited = name not in namespace
+        self.function = function
         functools.update_wrapper(self, self.function)
         namespace[name] = self
 
@@ -278,20 +291,28 @@ class _StandIn:
         """Put the function back with the last user gone, unless somebody has replaced this stand-in."""
         with _lock:
             self._users -= 1
-            if not self._users and self._namespace.get(self._name) is self:
+            if self._users or self._namespace.get(self._name) is not self:
+                return
+            if self._inherited:
+                del self._namespace[self._name]
+            else:
                 self._namespace[self._name] = self.function
 
 
-def _stand_in(namespace: dict[str, Any], name: str) -> _StandIn:
+def _stand_in(module: nn.Module, name: str, port: Call) -> _StandIn:
     with _lock:
-        found = namespace[name]
-        stand_in = found if isinstance(found, _StandIn) else _StandIn(namespace, name)
+        namespace = _namespace(module, name, port)
+        found = namespace[name] if name in namespace else getattr(module, name)
+        stand_in = found if isinstance(found, _StandIn) else _StandIn(namespace, name, found)
         stand_in.retain()
         return stand_in
 
 
 def _namespace(module: nn.Module, name: str, port: Call) -> dict[str, Any]:
-    """The globals of the file that the module's class, or one that it derives from, finds ``name`` in."""
+    """The globals of the file that the module's class, or one that it derives from, finds ``name`` in; of a method the
+    module's own attributes, which come before those of its class."""
+    if not port.file and inspect.isfunction(getattr(type(module), name, None)):
+        return module.__dict__
     files = [port.file] if port.file else [each.__module__ for each in type(module).__mro__]
     for file in files:
         found = vars(sys.modules[file]) if file in sys.modules else {}
@@ -301,7 +322,8 @@ def _namespace(module: nn.Module, name: str, port: Call) -> dict[str, Any]:
 
 
 def _position(function: Callable[..., Any], port: Call, passed: int) -> int:
-    names = _parameters(function)
+    names = _parameters(getattr(function, "__func__", function))
+    names = names[1:] if inspect.ismethod(function) else names
     if port.argument in names and names.index(port.argument) < passed:
         return names.index(port.argument)
     raise PortError(f"{port}: the call passed no such argument; the function takes {', '.join(names)}")

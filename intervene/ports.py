@@ -142,6 +142,34 @@ def _which(call: int | None) -> str:
     return "" if call is None else f" of call {call}"
 
 
+@dataclass(frozen=True)
+class Either(Port):
+    """Several ports of which each forward passes one, the same tensor in all: a scan, say, or its one-step form."""
+
+    ports: tuple[Port, ...] = ()
+
+    def under(self, prefix: str) -> Port:
+        own = super().under(prefix)
+        return replace(own, ports=tuple(port.under(prefix) for port in self.ports))  # type: ignore[call-arg]
+
+    def attach(self, model: nn.Module, callback: Callback) -> Handle:
+        return _Handles([port.attach(model, callback) for port in self.ports])
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.ports))
+
+
+class _Handles:
+    """The handles of several attachments, as one."""
+
+    def __init__(self, handles: list[Handle]) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+
 @cache
 def parameter_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """The names that a module class's ``forward`` takes by position, in order.
