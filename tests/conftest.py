@@ -25,6 +25,11 @@ pytest_plugins = ["pytester"]
 # A project of its own; tests/conformance/test_stranger.py installs it and runs its tests.
 collect_ignore = ["stranger"]
 
+# They run in a process of their own, which tests/families/test_mamba_ssm.py starts: what mamba_ssm's import changes is
+# changed for the whole process.
+if "MAMBA_SSM_TESTS" not in os.environ:
+    collect_ignore.append("mamba_ssm")
+
 # A first call through a model takes many times what later ones take, so no deadline says anything.
 settings.register_profile(
     "ci",

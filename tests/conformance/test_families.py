@@ -11,6 +11,9 @@ import intervene
 from intervene.conformance import parametrize_with_laws
 from intervene.conformance.parametrize import BoundCheck
 
+# Their tests run in processes of their own: tests/families/test_mamba_ssm.py.
+ELSEWHERE = {"mamba_ssm"}
+
 
 def laws_of(family: str) -> Callable[[Callable[..., None]], Any]:
     """A test for each check of a family whose models come from an optional package; one that is skipped without it."""
@@ -88,10 +91,10 @@ def test_vit(check: BoundCheck) -> None:
 def test_no_family_is_left_out() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     own = {name for name, adapter in intervene.families().items() if adapter.__module__.startswith("intervene.")}
-    assert own <= tested, f"without a conformance test: {sorted(own - tested)}"
+    assert own <= tested | ELSEWHERE, f"without a conformance test: {sorted(own - tested - ELSEWHERE)}"
 
 
-@pytest.mark.parametrize("family", sorted(intervene.families()))
+@pytest.mark.parametrize("family", sorted(intervene.families().keys() - ELSEWHERE))
 def test_tiny_models_of_every_class(family: str) -> None:
     """Each class can be made small, seeded, and without touching torch's own random state."""
     import torch
