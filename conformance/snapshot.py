@@ -33,7 +33,8 @@ _GLOBAL_REGISTRIES = ("_global_forward_hooks", "_global_forward_pre_hooks", "_gl
 
 def files(model: nn.Module) -> list[ModuleType]:
     """The Python files that the model's classes come from."""
-    names = {each.__module__ for module in model.modules() for each in type(module).__mro__}
+    classes = {type(module) for module in model.modules()}
+    names = {each.__module__ for kind in classes for each in kind.__mro__}
     return [sys.modules[name] for name in sorted(names)]
 
 
@@ -47,16 +48,19 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         state[f"forward of {own}"] = module.__dict__.get("forward")
         state[f"class of {own}"] = type(module)
         for registry in _REGISTRIES:
-            entries = getattr(module, registry, {})
-            state[f"{registry} of {own}"] = [(key, id(hook)) for key, hook in entries.items()]
+            entries = getattr(module, registry, None)
+            if entries:
+                state[f"{registry} of {own}"] = [(key, id(hook)) for key, hook in entries.items()]
     for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
         state[f"values of {path}"] = tensor.detach().clone()
         state[f"identity of {path}"] = id(tensor)
         state[f"requires_grad of {path}"] = tensor.requires_grad
         state[f"grad of {path}"] = None if tensor.grad is None else tensor.grad.clone()
     for name in ("config", "generation_config"):
-        held = {path: getattr(m, name, None) for path, m in model.named_modules()}
-        state[name.replace("_", " ")] = {path: _entries(c) for path, c in held.items() if c is not None}
+        held = [vars(m).get(name) for m in model.modules()]
+        # Most modules hold the config that another one holds, too.
+        unique = {id(config): config for config in held if config is not None}
+        state[name.replace("_", " ")] = [(which, _entries(config)) for which, config in unique.items()]
     for file in files(model):
         state[f"functions of {file.__name__}"] = _functions(file)
     state["torch's random state"] = torch.get_rng_state()

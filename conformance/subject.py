@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 
@@ -68,9 +69,10 @@ class Subject:
 
     def root(self, model: nn.Module) -> tuple[str, nn.Module]:
         """The module that is given the tower's sequence, by path and itself, found by the spec's own paths."""
-        modules = dict(model.named_modules())
-        path = next((p for p in self.tower.root if p in modules), "")
-        return path, modules[path]
+        for path in self.tower.root:
+            with suppress(AttributeError):
+                return path, model.get_submodule(path)
+        return "", model
 
     @property
     def prefix(self) -> str:
