@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 import intervene
+import intervene.conformance
 from intervene.adapter import Adapter, Tower
+from intervene.conformance import Status
 from intervene.errors import AbsentComponentError, SelectionError, UnknownSiteError
 from intervene.ports import Input, Output
 
 WIDTH, CLASSES = 4, 3
 LOW, HIGH = 2, 3
+LENGTH = 4
 
 
 class LowBlock(nn.Module):
@@ -37,7 +40,7 @@ class Low(nn.Module):
         self.embed = nn.Embedding(11, WIDTH)
         self.blocks = nn.ModuleList(LowBlock() for _ in range(LOW))
         self.norm = nn.LayerNorm(WIDTH)
-        self.config = SimpleNamespace(depth=LOW, width=WIDTH)
+        self.config = SimpleNamespace(depth=LOW, width=WIDTH, length=None)
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.embed(input_ids)
@@ -78,10 +81,8 @@ class Duet(nn.Module):
         super().__init__()
         self.low, self.high = Low(), High()
         self.head = nn.Linear(WIDTH, CLASSES)
-        sizes = {"low": LOW, "high": HIGH}
-        self.config = SimpleNamespace(
-            classes=CLASSES, **{n: SimpleNamespace(depth=d, width=WIDTH) for n, d in sizes.items()}
-        )
+        high = SimpleNamespace(depth=HIGH, width=WIDTH, length=LENGTH)
+        self.config = SimpleNamespace(classes=CLASSES, low=self.low.config, high=high)
 
     def forward(self, input_ids: Tensor, inputs_embeds: Tensor) -> Tensor:
         source, _ = self.low(input_ids)
@@ -128,6 +129,19 @@ class DuetAdapter(Adapter):
     def config_of(cls, model: nn.Module) -> Any:
         return model.config if isinstance(model, Duet) else SimpleNamespace(low=model.config)
 
+    @classmethod
+    def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
+        return make({"Duet": Duet, "Solo": Solo}[model or "Duet"])
+
+    @classmethod
+    def example_inputs(
+        cls, model: nn.Module, rows: int = 2, columns: int = 6, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        inputs = {"input_ids": torch.randint(11, (rows, columns), generator=generator)}
+        if isinstance(model, Duet):
+            inputs["inputs_embeds"] = torch.randn(rows, LENGTH, WIDTH, generator=generator)
+        return inputs
+
 
 def make(model: type[nn.Module]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
@@ -152,11 +166,7 @@ def solo() -> intervene.Adapted:
 
 @pytest.fixture(scope="module")
 def inputs() -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(4)
-    return {
-        "input_ids": torch.randint(11, (2, 6), generator=generator),
-        "inputs_embeds": torch.randn(2, 4, WIDTH, generator=generator),
-    }
+    return DuetAdapter.example_inputs(make(Duet), generator=torch.Generator().manual_seed(4))
 
 
 class TestSites:
@@ -267,6 +277,34 @@ class TestSessions:
             duet.read(site, **inputs)
         with pytest.raises(SelectionError, match="cannot choose heads"):
             duet.read(duet["high.layer.0.block_output"].at(heads=0), **inputs)
+
+
+def test_the_toy_keeps_the_laws_tower_by_tower() -> None:
+    report = intervene.conformance.check_adapter(DuetAdapter)
+    report.raise_if_failed()
+    assert report.components == (
+        *(f"low.{c}" for c in ("embedding_output", "block_input", "mlp_output", "block_output")),
+        *(f"high.{c}" for c in ("block_input", "cross_attention_source", "block_output")),
+        "logits",
+    )
+    checks = {outcome.id: outcome for outcome in report}
+    assert checks["put_get:high.block_output"].status is Status.PASSED
+    assert checks["meaning:low.chain:block_output"].component == "low.block_output"
+    only = intervene.conformance.check_adapter(
+        DuetAdapter, laws=["shaped"], components=["block_output", "low.mlp_output"]
+    )
+    assert [o.id for o in only] == ["shaped:low.mlp_output", "shaped:low.block_output", "shaped:high.block_output"]
+    with pytest.raises(ValueError, match=r"no component 'high\.mlp_output'"):
+        intervene.conformance.check_adapter(DuetAdapter, components=["high.mlp_output"])
+
+
+def test_reports_name_the_tower(tmp_path: Path) -> None:
+    report = intervene.conformance.check_adapter(DuetAdapter, laws=["shaped"])
+    page = intervene.conformance.to_html(report)
+    assert "high.block_output" in page
+    assert "low.block_output" in page
+    rows = {outcome["component"] for outcome in report.to_dict()["outcomes"]}
+    assert {"high.block_output", "low.block_output", "logits"} <= rows
 
 
 def test_one_of_several_calls(duet: intervene.Adapted, inputs: dict[str, Any]) -> None:
