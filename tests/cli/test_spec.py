@@ -36,7 +36,7 @@ def test_json_says_what_the_spec_says(run, family):
 def test_an_unknown_family(run):
     result = run("spec", "gpt3")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: no family 'gpt3'; did you mean 'gpt2'?")
+    assert result.stderr.startswith("error: no family 'gpt3'; did you mean 'gpt2'")
 
 
 def test_a_spec_of_ones_own(run, tmp_path):
