@@ -203,6 +203,14 @@ def cases(model: str) -> list[dict[str, Any]]:
         sources=["source", "other"],
         unit_locations={"sources->base": [[[[1], [2]], [[0], [0]], [[1], [1]]], [[[3], [4]], [[4], [2]], [[1], [2]]]]},
     )
+    linked = one("block_output", swap, intervention_link_key=0, subspace_partition=[[0, 8], [8, 16]])
+    add(
+        "several/linked at one site",
+        [linked, linked],
+        sources=["source", "other"],
+        unit_locations={"sources->base": 3},
+        subspaces=[[[0], [0]], [[1], [1]]],
+    )
     for name, locations in {
         "int": {"sources->base": 3},
         "pair": {"sources->base": (1, 3)},
