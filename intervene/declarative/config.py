@@ -41,7 +41,7 @@ class RepresentationConfig:
             indices, or pairs (start, stop).
         group_key: interventions of one group share one source; groups take sources in ascending order of this key.
         intervention_link_key: interventions with the same key are one intervention and share its weights.
-        moe_key: which expert, where a model keeps its experts as modules.
+        moe_key: which expert, for ``expert_output`` and the like; the tokens that were sent to it are acted on.
         source_representation: a constant source, (features,) or what broadcasts to the activation.
         hidden_source_representation: says that a constant source exists and is stored elsewhere.
         latent_dim: width of an autoencoder's latents.

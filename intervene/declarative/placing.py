@@ -134,10 +134,10 @@ def module_input(site: Site) -> Site:
 
 def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
     component, unit = representation.component, representation.unit
-    if representation.moe_key is not None:
+    if representation.is_path and representation.moe_key is not None:
         raise ConfigError(
-            f"{component}: moe_key={representation.moe_key} names an expert, and components are not per expert; say "
-            f"the expert's module path as the component"
+            f"{component}: moe_key={representation.moe_key} names an expert of a component such as expert_output; a "
+            f"module path says its expert itself"
         )
     if representation.is_path:
         return _at_path(adapted, re.sub(r"\[(\d+)\]", r".\1", component), unit)
@@ -151,7 +151,7 @@ def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
         heads = [c for c in components() if c == f"head_{name}"]
         hint = f"; {heads[0]} has one" if heads else ""
         raise ConfigError(f"unit {unit!r} needs a component with a head axis, {component} has {', '.join(axes)}{hint}")
-    return site
+    return site if representation.moe_key is None else site.at(expert=representation.moe_key)
 
 
 def _at_path(adapted: Adapted, address: str, unit: str) -> Site:

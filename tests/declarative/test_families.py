@@ -60,3 +60,21 @@ def _has(model: Any, component: str) -> bool:
 
 def _first(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else next(t for t in output.values() if t.is_floating_point())
+
+
+def test_one_expert_of_a_mixture() -> None:
+    model = tiny("mixtral")
+    inputs = {"input_ids": torch.arange(3, 23).reshape(2, 10)}
+    zero = pv.RepresentationConfig(1, "expert_output", moe_key=2, intervention_type=pv.ZeroIntervention)
+    intervenable = pv.IntervenableModel(zero, model)
+    assert list(intervenable.interventions) == ["layer.1.expert_output[expert=2]"]
+    site = pv.adapt(model)["layer.1.expert_output"].at(expert=2)
+    with torch.no_grad(), pv.adapt(model).session(writes={site: 0.0}):
+        expected = model(**inputs).logits
+    with torch.no_grad():
+        original, found = intervenable(inputs, output_original_output=True)
+    assert torch.equal(found.logits, expected)
+    assert not torch.equal(found.logits, original.logits)
+    for component, says in (("mlp_output", "expert"), ("model.layers.0.mlp.output", "module path")):
+        with pytest.raises(pv.InterveneError, match=says):
+            pv.IntervenableModel({"component": component, "moe_key": 1}, model)
