@@ -31,6 +31,11 @@ class Batch:
     columns: int
     last: tuple[int, ...] | None
 
+    @property
+    def tokens(self) -> bool:
+        """Whether the inputs are tokens, whose count is that of the positions; an image's isn't among its sizes."""
+        return any(isinstance(self.inputs.get(name), Tensor) for name in ("input_ids", "inputs_embeds"))
+
     def reading(self, metric: Metric) -> Metric:
         """``metric`` as a function of a forward's logits, which it sees at each row's last real position."""
         if getattr(metric, "positions", "last") == "all":

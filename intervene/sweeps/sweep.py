@@ -98,8 +98,7 @@ def sweep(
     chosen_heads = (
         _chosen("head", heads, _size(adapted, everywhere[0], "heads", batch, attention)) if "head" in names else []
     )
-    # A tower has a sequence of its own: an image's patches, say.
-    columns = _size(adapted, everywhere[0], "positions", batch, attention) if everywhere[0].tower else batch.columns
+    columns = _columns(adapted, everywhere[0], batch, attention)
     grid = plan.make(
         adapted,
         components,
@@ -180,6 +179,14 @@ def _chosen(name: str, asked: Sequence[int] | None, size: int) -> list[int]:
     if not found or len(set(found)) != len(found):
         raise SweepError(f"{name}s are distinct and at least one; found {list(asked)}")
     return found
+
+
+def _columns(adapted: Adapted, site: Site, batch: inputs.Batch, attention: str | None) -> int:
+    """How many positions there are to sweep: the inputs', but for a tower's own sequence and for an image's patches."""
+    own = site.tower is not None or not batch.tokens
+    if own and {"position", "query_position"} & set(site.axes or ()):
+        return _size(adapted, site, "positions", batch, attention)
+    return batch.columns
 
 
 def _size(adapted: Adapted, site: Site, what: str, batch: inputs.Batch, attention: str | None) -> int:
