@@ -17,8 +17,9 @@ from .inputs import batch_of
 from .locations import Location
 from .output import InterventionOutput
 from .patches import Patch, patches
-from .placing import Place, module_input
+from .placing import Place
 from .subspaces import BySample
+from .widths import module_input
 
 Writes = list[tuple[Site, Written]]
 

@@ -11,14 +11,15 @@ from torch import nn
 
 from ..adapted import Adapted
 from ..components import canonical, components
-from ..errors import ConfigError, UnknownSiteError
+from ..errors import ConfigError, InterventionArgumentError
 from ..interventions import Intervention, make_intervention
 from ..interventions.base import keywords
 from ..paths import way
-from ..ports import Input, Output
+from ..ports import Output
 from ..recurrent import RECURRENT, Steps
 from ..sites import Site
 from .config import IntervenableConfig, RepresentationConfig
+from .widths import input_width, width
 
 
 class Placed(NamedTuple):
@@ -75,7 +76,7 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
             intervention = linked[link]
             _check_link(intervention, config, index)
         else:
-            intervention = _intervention(config, index, width(adapted, site), input_width(adapted, site))
+            intervention = _intervention(config, index, site.address, width(adapted, site), input_width(adapted, site))
             if link is not None:
                 linked[link] = intervention
         seen = counts.setdefault(site.address, 0)
@@ -86,27 +87,6 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
     return places
 
 
-def width(adapted: Adapted, site: Site) -> int | None:
-    """The width of a site's last axis, None where neither spec nor module says."""
-    if site.axes is None:
-        return _module_width(way(adapted.model, site.port.path)[-1], site)
-    adapter = adapted.adapter
-    if adapter is None:
-        return None
-    spec = adapter.load_spec().towers.get(site.tower or "")
-    claimed = None if spec is None else spec.components.get(site.component)
-    if spec is None or claimed is None:
-        return None
-    return claimed.shape(adapter.known_as, spec.config_of(adapter.config))[-1]
-
-
-def input_width(adapted: Adapted, site: Site) -> int | None:
-    """The width of the input of a site's module, None where the module doesn't say."""
-    if not isinstance(site.port, (Input, Output)):
-        return None
-    return _module_width(way(adapted.model, site.port.path)[-1], module_input(site))
-
-
 def device_of(model: nn.Module, site: Site) -> torch.device | None:
     """Where the module that a site belongs to computes, as far as its parameters or those around it say."""
     for module in reversed(way(model, site.port.path)):
@@ -115,21 +95,6 @@ def device_of(model: nn.Module, site: Site) -> torch.device | None:
         if found is not None:
             return found
     return None
-
-
-def module_input(site: Site) -> Site:
-    """The input of the module whose output ``site`` is.
-
-    Raises:
-        UnknownSiteError: the site isn't a module's output.
-    """
-    if isinstance(site.port, Input):
-        return site
-    if not isinstance(site.port, Output):
-        raise UnknownSiteError(f"{site.address} ({site.port}) is not the output of a module, so it has no input")
-    # A head's part of the output has no like part of the input.
-    axes = None if site.axes is None else tuple(a for a in site.axes if a not in ("head", "kv_head"))
-    return Site(f"{site.port.path}.input", None, None, axes, Input(site.port.path))
 
 
 def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
@@ -163,14 +128,20 @@ def _at_path(adapted: Adapted, address: str, unit: str) -> Site:
     return site
 
 
-def _intervention(config: IntervenableConfig, index: int, embed_dim: int | None, input_dim: int | None) -> Intervention:
+def _intervention(
+    config: IntervenableConfig, index: int, address: str, embed_dim: int | None, input_dim: int | None
+) -> Intervention:
     representation = config.representations[index]
     kind = config.type_of(index) if representation.intervention is None else representation.intervention
     assert kind is not None
     given = {f.name: getattr(representation, f.name) for f in fields(representation) if f.name in _HANDED_ON}
     if isinstance(kind, type) and "input_dim" in keywords(kind):
         given["input_dim"] = input_dim
-    return make_intervention(kind, embed_dim=embed_dim, **{n: v for n, v in given.items() if v is not None})
+    try:
+        return make_intervention(kind, embed_dim=embed_dim, **{n: v for n, v in given.items() if v is not None})
+    except InterventionArgumentError as error:
+        unknown = "; nothing says how wide it is there: pass an intervention that was made with embed_dim"
+        raise InterventionArgumentError(f"{address}: {error}{unknown if embed_dim is None else ''}") from error
 
 
 _HANDED_ON = (
@@ -195,16 +166,3 @@ def _check_link(intervention: Intervention, config: IntervenableConfig, index: i
             f"intervention_link_key {representation.intervention_link_key!r} links a {type(intervention).__name__} "
             f"with another intervention: {representation!r}; linked ones are one and the same"
         )
-
-
-def _module_width(module: nn.Module, site: Site) -> int | None:
-    """What a module of torch or transformers says about the width of its input or output."""
-    names = _INPUT_WIDTHS if isinstance(site.port, Input) else _OUTPUT_WIDTHS
-    found = next((getattr(module, n) for n in names if isinstance(getattr(module, n, None), int)), None)
-    if isinstance(module, nn.LayerNorm):
-        return int(module.normalized_shape[-1])
-    return found
-
-
-_INPUT_WIDTHS = ("in_features", "input_size", "nx")
-_OUTPUT_WIDTHS = ("out_features", "embedding_dim", "hidden_size", "nf")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..declarative.config import IntervenableConfig, RepresentationConfig
-from ..declarative.placing import width
+from ..declarative.widths import width
 from ..errors import (
     ArtifactError,
     ConfigError,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import intervene as pv
-from intervene.declarative.placing import width
+from intervene.declarative.widths import width
 
 from .installed import families, tiny
 
@@ -78,3 +78,49 @@ def test_one_expert_of_a_mixture() -> None:
     for component, says in (("mlp_output", "expert"), ("model.layers.0.mlp.output", "module path")):
         with pytest.raises(pv.InterveneError, match=says):
             pv.IntervenableModel({"component": component, "moe_key": 1}, model)
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.rnn = torch.nn.LSTM(4, 6, batch_first=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "address"),
+    [
+        (tiny("gpt2"), "transformer.h.0.output"),
+        (tiny("gpt2"), "transformer.h.0.input"),
+        (tiny("gpt2"), "transformer.h.0.mlp.output"),
+        (tiny("gpt2"), "transformer.h.0.attn.c_attn.output"),
+        (tiny("gpt2"), "transformer.h.0.mlp.c_fc.input"),
+        (tiny("gpt2"), "transformer.wte.output"),
+        (tiny("gpt2"), "transformer.ln_f.output"),
+        (tiny("llama"), "model.layers.1.output"),
+        (tiny("llama"), "model.layers.1.mlp.down_proj.input"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
+)
+def test_a_rotation_by_module_path_finds_its_width(model: Any, address: str) -> None:
+    rotation = {"component": address, "intervention_type": pv.RotatedSpaceIntervention}
+    intervenable = pv.IntervenableModel(rotation, model)
+    seen = pv.adapt(model).read([address], input_ids=torch.tensor([[5, 6, 7, 8]]))[address]
+    found: Any = intervenable.interventions[address].intervention
+    assert found.embed_dim == seen.shape[-1]
+
+
+def test_recurrent_widths() -> None:
+    for options, output, step in (({}, 6, 6), ({"bidirectional": True}, 12, None), ({"proj_size": 3}, 3, 3)):
+        adapted = pv.adapt(Recurrent(**options))
+        assert width(adapted, adapted["rnn.output"]) == output
+        if step is not None:
+            rotation = {"component": "rnn.output", "unit": "t", "intervention_type": pv.RotatedSpaceIntervention}
+            made: Any = pv.IntervenableModel(rotation, Recurrent(**options)).places[0].intervention
+            assert made.embed_dim == step
+
+
+def test_a_width_that_nobody_says_is_asked_for() -> None:
+    silent = torch.nn.Sequential(torch.nn.ReLU())
+    with pytest.raises(pv.InterventionArgumentError, match=r"0\.output: RotatedSpaceIntervention.*embed_dim"):
+        pv.IntervenableModel({"component": "0.output", "intervention_type": pv.RotatedSpaceIntervention}, silent)
+    pv.IntervenableModel({"component": "0.output", "intervention": pv.RotatedSpaceIntervention(embed_dim=3)}, silent)
