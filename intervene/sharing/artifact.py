@@ -105,7 +105,9 @@ def read(folder: Path, *, include_model: bool = False) -> Artifact:
     description = read_config(folder)
     try:
         return _parse(description, folder, include_model)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
         raise ArtifactError(f"{folder / CONFIG} isn't a whole artifact: {type(error).__name__} {error}") from error
 
 

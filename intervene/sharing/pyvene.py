@@ -59,7 +59,9 @@ def read(folder: Path, *, include_model: bool = False) -> Artifact:
     description = read_config(folder)
     try:
         return _parse(description, folder, include_model)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if isinstance(error, ArtifactError):
+            raise
         raise ArtifactError(f"{folder / CONFIG} isn't what pyvene saves: {type(error).__name__} {error}") from error
 
 
@@ -188,7 +190,7 @@ def read_pickled_tensors(file: Path) -> dict[str, Tensor]:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as error:
         raise ArtifactError(f"{file.name} isn't a whole PyTorch archive: {error}") from error
     # PyTorch stores and doesn't compress, so a file can't unfold to more than its own size.
     if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or (

@@ -30,6 +30,19 @@ Classes = Mapping[str, type[Intervention]]
 _LIBRARIES = ("torch-intervene", "torch", "transformers", "safetensors")
 # The fields of a representation that an intervention's own keywords and tensors replace.
 _INTERVENTION = ("intervention", "intervention_type", "source_representation", "hidden_source_representation")
+# What a field of a representation may be, besides None; `RepresentationConfig` refuses names that are no field.
+_KINDS: dict[str, Any] = {
+    "layer": int,
+    "component": str,
+    "unit": str,
+    "max_number_of_units": int,
+    "low_rank_dimension": int,
+    "latent_dim": int,
+    "group_key": int,
+    "intervention_link_key": (int, str),
+    "moe_key": int,
+    "subspace_partition": list,
+}
 # A size beyond this is believed when a tensor of the artifact has it.
 _LARGEST_UNPROVEN_SIZE = 4096
 
@@ -88,13 +101,20 @@ def _config(artifact: Artifact, made: Mapping[str, Intervention]) -> Intervenabl
     representations = []
     try:
         for fields in artifact.representations:
-            place = {name: value for name, value in fields.items() if name not in _INTERVENTION}
+            place = {name: _checked(name, value) for name, value in fields.items() if name not in _INTERVENTION}
             representation = RepresentationConfig.from_dict(place)
             representations.append(representation.replace(intervention=made[fields["intervention"]]))
         mode: Any = artifact.mode
         return IntervenableConfig(representations, mode=mode, model_type=artifact.base_model.get("class"))
     except (ConfigError, UnknownSiteError, TypeError) as error:
         raise ArtifactError(f"the artifact describes something impossible: {error}") from error
+
+
+def _checked(name: str, value: Any) -> Any:
+    kinds = _KINDS.get(name)
+    if kinds is not None and value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+        raise ConfigError(f"{name} can't be {value!r}")
+    return value
 
 
 def _captured(key: str, intervention: Intervention) -> SavedIntervention:
