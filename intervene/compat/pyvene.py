@@ -9,18 +9,18 @@ list.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import declarative
 from ..causal import CausalModel
 from ..declarative import InterventionOutput
 from ..declarative.acts import Act
-from ..declarative.inputs import batch_of
+from ..declarative.engine import Round
 from ..declarative.output import Original
 from ..errors import ConfigError
 from ..interventions import (
@@ -247,6 +247,7 @@ class IntervenableModel(declarative.IntervenableModel):
         self.representations = dict(zip(self.sorted_keys, self.config.representations, strict=True))
         self.full_intervention_outputs: list[InterventionOutput] = []
         """What interventions that return an `InterventionOutput` returned in the last call."""
+        self._additional: dict[str, Any] = {}
 
     @property
     def interventions(self) -> dict[str, Intervention]:  # type: ignore[override]
@@ -267,22 +268,25 @@ class IntervenableModel(declarative.IntervenableModel):
         intervention_additional_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """As `intervene.IntervenableModel`, with pyvene's order of arguments."""
-        _refuse_additional(intervention_additional_kwargs)
+        """As `intervene.IntervenableModel`, with pyvene's order of arguments.
+
+        ``intervention_additional_kwargs`` go to the forward of interventions that are called without a source.
+        """
         if not hasattr(getattr(self.model, "config", None), "use_cache"):
             use_cache = None  # as pyvene, which hands it to models that have it
-        return super().forward(
-            base,
-            sources,
-            _locations(unit_locations),
-            source_representations,
-            subspaces,
-            labels,
-            output_original_output,
-            return_dict,
-            use_cache,
-            **options,
-        )
+        with self._handing_on(intervention_additional_kwargs):
+            return super().forward(
+                base,
+                sources,
+                _locations(unit_locations),
+                source_representations,
+                subspaces,
+                labels,
+                output_original_output,
+                return_dict,
+                use_cache,
+                **options,
+            )
 
     def generate(  # type: ignore[override]
         self,
@@ -302,21 +306,21 @@ class IntervenableModel(declarative.IntervenableModel):
             intervene_on_prompt: act on the prompt's positions that ``unit_locations`` names (or, without locations,
                 everywhere). False means every token that is generated and nothing of the prompt.
             base, sources, unit_locations, source_representations, subspaces, output_original_output: as in a call.
-            intervention_additional_kwargs: not offered.
+            intervention_additional_kwargs: as in a call.
             **options: handed to the model's ``generate``.
         """
-        _refuse_additional(intervention_additional_kwargs)
         if not intervene_on_prompt:
             unit_locations, options["when"] = None, "generated"
-        result = super().generate(
-            base,
-            sources,
-            _locations(unit_locations),
-            source_representations,
-            subspaces,
-            output_original_output,
-            **options,
-        )
+        with self._handing_on(intervention_additional_kwargs):
+            result = super().generate(
+                base,
+                sources,
+                _locations(unit_locations),
+                source_representations,
+                subspaces,
+                output_original_output,
+                **options,
+            )
         return result if isinstance(result, tuple) else (None, result)
 
     def train(self, mode: bool = True) -> IntervenableModel:
@@ -371,6 +375,21 @@ class IntervenableModel(declarative.IntervenableModel):
         trained = include_model and self._trains_model
         loaded = type(self).load(load_directory, self.model, include_model=trained or None)
         self.load_state_dict(loaded.state_dict())
+
+    @contextmanager
+    def _handing_on(self, additional: Mapping[str, Any] | None) -> Iterator[None]:
+        self._additional = dict(additional or {})
+        try:
+            yield
+        finally:
+            self._additional = {}
+
+    def _plan(self, *args: Any) -> tuple[Round, list[Act]]:
+        plan, acts = super()._plan(*args)
+        for act in acts:
+            if not act.intervention.needs_source:
+                act.extra = self._additional
+        return plan, acts
 
     def _given(self, tensors: Any) -> dict[str, Tensor]:
         if isinstance(tensors, Mapping):
@@ -467,20 +486,3 @@ def _locations(given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(v is None or type(v) is int for v in value)
-
-
-def _columns(base: Any) -> int:
-    """How many columns the prompt has."""
-    named = [base[n] for n in ("input_ids", "inputs_embeds") if n in base] if isinstance(base, Mapping) else []
-    prompt = named[0] if named else base
-    if not isinstance(prompt, torch.Tensor) or prompt.dim() < 2 or batch_of(base) is None:
-        raise ConfigError("generate needs a prompt as input_ids or inputs_embeds to tell it from what is generated")
-    return prompt.shape[1]
-
-
-def _refuse_additional(given: Mapping[str, Any] | None) -> None:
-    if given:
-        raise ConfigError(
-            f"intervention_additional_kwargs isn't offered ({', '.join(given)}): keep what an intervention needs in "
-            f"its attributes"
-        )

@@ -35,6 +35,7 @@ class Act:
         subspaces: the subspaces to act on, for each row or the same for all; None for all features.
         collected: what it saw, by patch, if it is one that collects.
         outputs: what it returned, where it returned more than a tensor.
+        extra: what its forward is handed besides, by keyword.
     """
 
     place: Place
@@ -43,6 +44,7 @@ class Act:
     subspaces: BySample | None
     collected: dict[int, list[Tensor]] = field(default_factory=dict)
     outputs: list[InterventionOutput] = field(default_factory=list)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def intervention(self) -> Intervention:
@@ -134,7 +136,7 @@ class Writer:
                 )
             source = source.to(part.device)
         # A class of a user's own may do without subspaces.
-        new: Any = intervention(part, source, *([subspaces] if subspaces is not None else []))
+        new: Any = intervention(part, source, *([subspaces] if subspaces is not None else []), **self.act.extra)
         if isinstance(new, InterventionOutput):
             self.act.outputs.append(new)
             new = new.output

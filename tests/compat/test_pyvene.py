@@ -289,8 +289,19 @@ def test_refusals_say_what_to_do() -> None:
     ):
         with pytest.raises(intervene.ConfigError, match=says):
             pv.IntervenableModel(representation, model, **options)
-    with pytest.raises(intervene.ConfigError, match="intervention_additional_kwargs"):
-        pv.IntervenableModel(representation, model)(inputs("gpt2", "base"), intervention_additional_kwargs={"x": 1})
+
+
+def test_additional_keywords_reach_interventions_without_a_source() -> None:
+    class Scaled(pv.SourcelessIntervention):
+        def forward(self, base, source=None, subspaces=None, scale=1.0):
+            return base * scale
+
+    both = [pv.RepresentationConfig(intervention_type=Scaled), pv.RepresentationConfig(1)]
+    intervenable = pv.IntervenableModel(both, load("gpt2"))
+    plain = intervenable(inputs("gpt2", "base"), [None, None])[1].logits
+    scaled = intervenable(inputs("gpt2", "base"), [None, None], intervention_additional_kwargs={"scale": 3.0})[1].logits
+    assert not torch.equal(plain, scaled)
+    assert torch.equal(intervenable(inputs("gpt2", "base"), [None, None])[1].logits, plain)
 
 
 class TestUtilities:
