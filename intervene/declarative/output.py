@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class IntervenableOutput(NamedTuple):
-    """The result of a call with ``return_dict=True``.
+    """The result of a call with ``return_dict=True``; its parts go by attribute, by name in brackets, or in order.
 
     Attributes:
         original_outputs: what the model says without interventions; None unless ``output_original_output=True``.
@@ -17,6 +17,9 @@ class IntervenableOutput(NamedTuple):
     original_outputs: Any
     intervened_outputs: Any
     collected_activations: list[Any] | None
+
+    def __getitem__(self, key: Any) -> Any:
+        return getattr(self, key) if isinstance(key, str) and key in self._fields else tuple.__getitem__(self, key)
 
 
 class Original(NamedTuple):

@@ -267,6 +267,9 @@ class TestReturns:
         assert torch.equal(named.original_outputs.logits, original.logits)
         assert torch.equal(named.intervened_outputs.logits, intervened.logits)
         assert named.collected_activations is None
+        assert named["intervened_outputs"] is named.intervened_outputs is named[1]
+        with pytest.raises(TypeError):
+            named["intervened"]
 
     def test_labels_and_use_cache_go_to_the_intervened_run(self, gpt2, base, source):
         intervenable = pv.IntervenableModel(block(), gpt2)
