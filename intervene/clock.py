@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -43,28 +43,28 @@ class Clock:
         self.forwards = 0
         self.grad = False
         self._frames: dict[str, Frame] = {}
-        self._roots: dict[str | None, str] = {}
+        self._roots: set[str] = set()
         self._listened: list[nn.Module] = []
         self._handed_on: Tensor | None = None
         self._caches = Caches()
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
 
-    def attach(self, model: nn.Module, towers: Mapping[str | None, str]) -> list[Handle]:
+    def attach(self, model: nn.Module, roots: Iterable[str]) -> list[Handle]:
         """Start listening; the handles stop it.
 
         Args:
-            towers: the module path of the root of each tower that has a sequence of its own.
+            roots: the module path of the root of each tower that is asked about and has a sequence of its own.
         """
         base = getattr(model, "base_model", model)
         begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, "", ())}
         if isinstance(base, nn.Module) and base is not model:
             begins[base] = self._begin_base
         around = tuple(begins)
-        for tower, path in towers.items():
+        for path in roots:
             root = way(model, path)[-1]
             if root not in around:
-                self._roots[tower] = path
-                begins.setdefault(root, partial(self._begin, path, around))
+                self._roots.add(path)
+                begins[root] = partial(self._begin, path, around)
         self._listened = list(begins)
         handles: list[Handle] = [m.register_forward_pre_hook(b, with_kwargs=True) for m, b in begins.items()]
         if "cache_params" in parameter_names(type(model).forward):
@@ -72,10 +72,10 @@ class Clock:
             handles += [m.register_forward_hook(self._end) for m in (model, base) if m in begins]
         return handles
 
-    def frame(self, tower: str | None) -> Frame:
-        """Where in its sequence the last forward of a tower stands; a tower without a root of its own has the
-        model's."""
-        return self._frames.get(self._roots.get(tower, ""), START)
+    def frame(self, root: str) -> Frame:
+        """Where in its sequence the last forward of the module at ``root`` stands; the model where it has none of its
+        own."""
+        return self._frames.get(root if root in self._roots else "", START)
 
     @property
     def running(self) -> bool:
@@ -119,7 +119,7 @@ class Clock:
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         cache = getattr(output, "cache_params", None)
-        frame = self.frame(None)
+        frame = self.frame("")
         if cache is not None and frame.length is not None and frame.counted:
             self._caches.note(cache, frame.offset + frame.length)
 

@@ -66,8 +66,8 @@ class Session:
             for s in dict.fromkeys(reads)
         ]
         self._writes = [Write(site, value) for site, value in writes]
-        asked = {tap.site.tower for tap in [*self._writes, *self._reads]}
-        self._towers = {tower: path for tower, path in (towers or {}).items() if tower in asked}
+        for tap in [*self._writes, *self._reads]:
+            tap.root = _root(tap.site, towers or {})
         self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
 
     @property
@@ -94,7 +94,8 @@ class Session:
             for port in taps:
                 guards.refuse_compiled(self._model, port.path)
                 port.require(self._model)
-            self._handles += self._clock.attach(self._model, self._towers)
+            roots = {tap.root for tap in [*self._writes, *self._reads] if tap.root}
+            self._handles += self._clock.attach(self._model, roots)
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
         except BaseException:
@@ -170,7 +171,7 @@ class _Dispatch:
                 )
             if chosen is not None and (chosen != call or again):
                 continue
-            new = tap.see(whole if changed is None else changed, clock.frame(tap.site.tower), again)
+            new = tap.see(whole if changed is None else changed, clock.frame(tap.root), again)
             if new is not None:
                 changed, written = new, tap.site
                 if chosen is not None and clock.grad and checkpointing():
@@ -191,6 +192,15 @@ class _Dispatch:
         self._call = self._call + 1 if self._forward == clock.forwards and clock.running else 0
         self._forward = clock.forwards
         return self._call
+
+
+def _root(site: Site, towers: Mapping[str | None, str]) -> str:
+    """The path of the root, among the towers', whose sequence a site's positions are in; "" for the model's own."""
+    if site.tower is not None:
+        return towers.get(site.tower, "")
+    # A site by module path lies in the tower that holds the module.
+    inside = [path for path in towers.values() if f"{site.port.path}.".startswith(f"{path}.")]
+    return max(inside, key=len, default="")
 
 
 def pairs(

@@ -21,6 +21,7 @@ class Tap:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        self.root = ""
         self.fired = 0
         self._elsewhere = elsewhere(site.axes)
         self.call = site.selection.call if site.selection.call is not None else site.port.call

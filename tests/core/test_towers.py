@@ -261,6 +261,18 @@ class TestSessions:
         assert changed.tolist() == [[False, False, True, False]] * 2
         assert session.values[low].shape == (2, 1, WIDTH)
 
+    def test_a_module_stands_in_the_sequence_of_the_tower_that_holds_it(
+        self, duet: intervene.Adapted, inputs: dict[str, Any]
+    ) -> None:
+        named, by_path = duet["high.layer.1.block_output"], duet["high.blocks.1.output"]
+        with duet.session(writes={named.at(positions=2): 0.0}):
+            wanted = model_of(duet).sing(**inputs)
+        with duet.session(writes={by_path.at(positions=2): 0.0}):
+            assert torch.equal(model_of(duet).sing(**inputs), wanted)
+        with duet.session(reads=[duet["low.blocks.0.output"].at(positions=5)]) as session:
+            model_of(duet).sing(**inputs)
+        assert [v.shape for v in session.values.values()] == [(2, 1, WIDTH)]
+
     def test_what_is_attended_to_passes_by_at_once(self, duet: intervene.Adapted, inputs: dict[str, Any]) -> None:
         """At whatever step of its own, the high voice sees the low one's positions 0 to 5."""
         site = duet["high.layer.0.cross_attention_source"]
