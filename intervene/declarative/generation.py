@@ -31,6 +31,9 @@ def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
     if not callable(getattr(model, "generate", None)):
         raise UnsupportedModelError(f"{type(model).__name__} has no generate()")
     args, kwargs = arguments(inputs)
+    if hasattr(model, "_valid_auto_compile_criteria") and not {"disable_compile", "compile_config"} & set(options):
+        # On an accelerator a static cache has transformers compile the model, anew for whatever a hook does next.
+        options["disable_compile"] = True
     return model.generate(*args, **kwargs, **options)  # type: ignore[operator]
 
 

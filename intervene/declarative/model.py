@@ -264,6 +264,8 @@ class IntervenableModel(nn.Module):
             if output_original_output:
                 with same_chances(self.model), plan.session([]):
                     original = generate(self.adapted.model, base, **options)
+            if generate_sources and self.config.mode == "serial":
+                raise ConfigError("sources in series are written into one another, so they can't be generated along")
             if generate_sources:
                 writes = generated_along(plan, options)
             else:

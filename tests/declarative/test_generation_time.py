@@ -288,6 +288,31 @@ def test_sources_of_one_run_meet_the_base_token_by_token() -> None:
             assert torch.equal(found[:, left:], expected)
 
 
+def test_sources_in_series_are_not_generated_along() -> None:
+    config = pv.IntervenableConfig([{"layer": 0}, {"layer": 1}], mode="serial")
+    intervenable = pv.IntervenableModel(config, tiny("gpt2"))
+    with pytest.raises(pv.ConfigError, match="sources in series"):
+        generate(intervenable, prompt(), [prompt(), prompt()], generate_sources=True)
+    in_series = generate(intervenable, prompt(), [prompt(), prompt()])
+    assert torch.equal(in_series, plain(tiny("gpt2"), prompt()))
+
+
+def test_the_model_is_not_compiled_for_a_static_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would on an accelerator, and compile it again for each step's hooks."""
+    model, seen = tiny("gpt2"), []
+    original = type(model)._valid_auto_compile_criteria
+
+    def asked(self: Any, inputs: Any, config: Any) -> bool:
+        seen.append(config.disable_compile)
+        answer: bool = original(self, inputs, config)
+        return answer
+
+    monkeypatch.setattr(type(model), "_valid_auto_compile_criteria", asked)
+    generate(steering(model), prompt(), cache_implementation="static")
+    assert seen
+    assert all(seen)
+
+
 def test_a_source_without_a_value_for_generated_tokens() -> None:
     model = tiny("gpt2")
     intervenable = pv.IntervenableModel([{"layer": 1, "component": "block_output"}], model)
