@@ -1,6 +1,6 @@
 """Adapters broken on purpose, each with the check that has to find it: the test of the conformance suite."""
 
-from . import claims, core, generation, gradients, images, leaks, lenses, places, ports, towers
+from . import claims, core, generation, gradients, images, leaks, lenses, places, ports, state_space, towers
 from .mutant import Mutant
 
 KINDS: dict[str, list[Mutant]] = {
@@ -12,6 +12,7 @@ KINDS: dict[str, list[Mutant]] = {
     "Wrong step of generation": generation.MUTANTS,
     "Wrong tower": towers.MUTANTS,
     "Wrong patch or token": images.MUTANTS,
+    "Wrong part of a state-space model": state_space.MUTANTS,
     "Untrue claim": claims.MUTANTS,
     "Broken core": core.MUTANTS,
 }
