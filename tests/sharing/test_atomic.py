@@ -177,18 +177,24 @@ KILLED = """
     sys.path.insert(0, {tests!r})
     from test_atomic import NEW, OLD, contents, counts, lay_down, save
 
-    folder, rounds = Path({folder!r}), 60
+    folder, rounds = Path({folder!r}), 40
     first = {{name: text for name, text in OLD.items() if name != "theirs"}}
     lay_down(folder, OLD)
+    began = time.perf_counter()
+    save(folder, NEW)
+    save(folder, first)
+    both = time.perf_counter() - began  # disks differ
     chance = random.Random(0)
     seen = []
     for turn in range(rounds):
         child = os.fork()
         if child == 0:
+            if turn % 2:
+                save(folder, first)
             while True:
                 save(folder, NEW)
                 save(folder, first)
-        time.sleep(chance.uniform(0.001, 0.02))
+        time.sleep(chance.uniform(0, 1.5 * both))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         found = {{file.name: file.read_text() for file in folder.iterdir() if file.is_file()}}
