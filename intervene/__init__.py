@@ -14,6 +14,7 @@ from .adapter import Adapter
 from .causal import CausalModel
 from .components import Component, components
 from .declarative import (
+    Collected,
     IntervenableConfig,
     IntervenableModel,
     IntervenableOutput,
@@ -107,6 +108,7 @@ __all__ = [
     "CausalModelError",
     "CausalTrace",
     "CollectIntervention",
+    "Collected",
     "Component",
     "ConfigError",
     "ConstantSourceIntervention",

@@ -5,12 +5,14 @@
 `engine` runs them in sessions. `generation` and what it uses say when they act. `model` is what users hold.
 """
 
+from .collected import Collected
 from .config import IntervenableConfig, RepresentationConfig
 from .model import IntervenableModel
 from .output import IntervenableOutput, InterventionOutput
 from .placing import Placed
 
 __all__ = [
+    "Collected",
     "IntervenableConfig",
     "IntervenableModel",
     "IntervenableOutput",

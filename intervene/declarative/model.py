@@ -33,6 +33,7 @@ from .padding import columns_of, counted_from_tokens, first_tokens
 from .placing import Placed, device_of, place
 from .sources import by_group, by_key, require
 from .subspaces import by_intervention
+from .timing import Moments
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -209,7 +210,7 @@ class IntervenableModel(nn.Module):
         subspaces: Any = None,
         output_original_output: bool = False,
         *,
-        when: Any = None,
+        when: Moments | Mapping[str, Moments | None] | None = None,
         generate_sources: bool = False,
         activations_sources: Any = None,
         attention: str | None = None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from ..errors import ArtifactError
+from ..errors import ArtifactError, HubError
 from . import artifact as ours
 from . import hub, pyvene
 from .artifact import Artifact
@@ -87,7 +87,12 @@ def _folder(where: str | Path, from_hub: bool, include_model: bool | None, optio
     if folder.is_dir() and not from_hub:
         return folder
     if isinstance(where, str) and (from_hub or not folder.exists()) and hub.looks_like_repo_id(where):
-        return hub.download(where, model_files=bool(include_model), **options)
+        try:
+            return hub.download(where, model_files=bool(include_model), **options)
+        except HubError as error:
+            if folder.exists():
+                raise
+            raise HubError(f"there is no folder {where!r} here, and from the hub: {error}") from error
     raise ArtifactError(f"{where} is neither a folder here nor the id of a repository on the hub ('user/name')")
 
 

@@ -128,8 +128,8 @@ def _said_in_words(deed: str, repo_id: str, revision: str | None, endpoint: str 
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"cannot {deed}: there is no {repo_id!r} at {where}, or it is private and your token may not see it. "
-            f"A local folder would be written './{repo_id}'; log in with `hf auth login` or pass token="
+            f"cannot {deed}: there is no {repo_id!r} at {where}, or it is private and your token may not see it; "
+            f"log in with `hf auth login` or pass token="
         ) from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(f"cannot {deed}: no connection to {where}, and no whole copy in the cache ({error})") from error
