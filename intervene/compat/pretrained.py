@@ -65,7 +65,7 @@ def create_llava(
 ) -> tuple[Any, Any, Any, Any]:
     """LLaVA: (config, tokenizer, model, processor)."""
     config, tokenizer, model = _load("LlavaForConditionalGeneration", name, cache_dir, dtype=dtype)
-    return config, tokenizer, model, _transformers().AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
+    return config, tokenizer, model, library().AutoProcessor.from_pretrained(name, cache_dir=cache_dir)
 
 
 def _load(
@@ -76,9 +76,9 @@ def _load(
     reader: str = "AutoTokenizer",
     **options: Any,
 ) -> tuple[Any, Any, Any]:
-    library = _transformers()
-    read = getattr(library, reader).from_pretrained(name, cache_dir=cache_dir)
-    kind = getattr(library, model_class)
+    found = library()
+    read = getattr(found, reader).from_pretrained(name, cache_dir=cache_dir)
+    kind = getattr(found, model_class)
     if config is not None:
         make = kind.from_config if model_class.startswith("Auto") else kind._from_config
         return config, read, make(config, **{n: v for n, v in options.items() if n != "revision"})
@@ -86,7 +86,7 @@ def _load(
     return model.config, read, model
 
 
-def _transformers() -> Any:
+def library() -> Any:
     try:
         import transformers
     except ImportError as error:

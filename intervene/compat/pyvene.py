@@ -59,6 +59,14 @@ from .pretrained import (
     create_llava,
     create_olmo,
 )
+from .small_models import (
+    MODULES,
+    GRUConfig,
+    create_gru,
+    create_gru_classifier,
+    create_gru_lm,
+    create_mlp_classifier,
+)
 from .utilities import (
     GET_LOC,
     closeness_to_permutation_loss,
@@ -88,6 +96,7 @@ __all__ = [
     "CollectIntervention",
     "ConstantSourceIntervention",
     "DistributedRepresentationIntervention",
+    "GRUConfig",
     "IntervenableConfig",
     "IntervenableModel",
     "Intervention",
@@ -118,8 +127,12 @@ __all__ = [
     "create_gpt2_lm",
     "create_gpt_neo",
     "create_gpt_neox",
+    "create_gru",
+    "create_gru_classifier",
+    "create_gru_lm",
     "create_llama",
     "create_llava",
+    "create_mlp_classifier",
     "create_olmo",
     "embed_to_distrib",
     "format_token",
@@ -133,25 +146,16 @@ __all__ = [
     "sigmoid_boundary",
     "sm",
     "top_vals",
+    "type_to_module_mapping",
 ]
 
-_OWN_MODELS = "pyvene's own model code is not part of this library; use any torch module of yours by its module paths"
 _ABSENT = {
     "IntervenableNdifModel": "remote execution is not part of this library",
-    "type_to_module_mapping": "a model's components are an adapter's table here: derive from intervene.Adapter",
-    "type_to_dimension_mapping": "widths come from the adapter's spec here: see docs/prove-your-adapter.md",
-    **dict.fromkeys(
-        (
-            "GRUConfig",
-            "create_backpack_gpt2",
-            "create_gru",
-            "create_gru_classifier",
-            "create_gru_lm",
-            "create_mlp_classifier",
-        ),
-        _OWN_MODELS,
-    ),
+    "type_to_dimension_mapping": "widths come from a model's modules, or an adapter's spec",
+    "create_backpack_gpt2": "its model's code is remote; load it yourself and use its module paths",
 }
+
+type_to_module_mapping = MODULES
 
 
 def __getattr__(name: str) -> Any:
@@ -161,9 +165,16 @@ def __getattr__(name: str) -> Any:
 
 
 class RepresentationConfig(declarative.RepresentationConfig):
-    """`intervene.RepresentationConfig` that is also a sequence of its fields, as pyvene's named tuple is."""
+    """`intervene.RepresentationConfig` that is also a sequence of its fields, as pyvene's named tuple is.
+
+    Components of `type_to_module_mapping` do too.
+    """
 
     _fields = tuple(f.name for f in fields(declarative.RepresentationConfig))
+
+    def _check_component(self) -> None:
+        if not any(self.component in table for table in type_to_module_mapping.values()):
+            super()._check_component()
 
     def _asdict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._fields}
@@ -242,9 +253,9 @@ class IntervenableModel(declarative.IntervenableModel):
             raise ConfigError("intervenables_sort_fn isn't offered: list the representations in the order you mean")
         if not isinstance(config, declarative.IntervenableConfig):
             config = IntervenableConfig(config)
-        super().__init__(config, model, attention=attention, use_fast=use_fast)
-        self.sorted_keys = _keys(self.config.representations)
-        self.representations = dict(zip(self.sorted_keys, self.config.representations, strict=True))
+        super().__init__(_by_path(config, model), model, attention=attention, use_fast=use_fast)
+        self.sorted_keys = _keys(config.representations)
+        self.representations = dict(zip(self.sorted_keys, config.representations, strict=True))
         self.full_intervention_outputs: list[InterventionOutput] = []
         """What interventions that return an `InterventionOutput` returned in the last call."""
         self._additional: dict[str, Any] = {}
@@ -462,6 +473,30 @@ def _representation(given: Any) -> declarative.RepresentationConfig:
     if isinstance(given, (list, tuple)):
         return RepresentationConfig(*given)
     raise ConfigError(f"a representation is a RepresentationConfig, a dict or a list of its fields, not {given!r}")
+
+
+def _by_path(config: declarative.IntervenableConfig, model: nn.Module) -> declarative.IntervenableConfig:
+    """The config with components of `type_to_module_mapping` as module paths."""
+    table = type_to_module_mapping.get(type(model))
+    if not table:
+        return config
+    found = [_at_path(r, table) for r in config.representations]
+    return declarative.IntervenableConfig(found, config.intervention_types, config.mode, model_type=config.model_type)
+
+
+def _at_path(
+    representation: declarative.RepresentationConfig, table: Mapping[str, tuple[Any, ...]]
+) -> declarative.RepresentationConfig:
+    if representation.component not in table:
+        return representation
+    path, hook, *parts = table[representation.component]
+    if parts:
+        raise ConfigError(
+            f"{representation.component} is mapped to a part of {path}, and type_to_module_mapping takes whole modules "
+            f"here: write an adapter (intervene.Adapter)"
+        )
+    end = "input" if hook == "register_forward_pre_hook" else "output"
+    return representation.replace(component=f"{path % representation.layer if '%s' in path else path}.{end}")
 
 
 def _keys(representations: Sequence[declarative.RepresentationConfig]) -> list[str]:

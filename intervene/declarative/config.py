@@ -67,7 +67,7 @@ class RepresentationConfig:
     latent_dim: int | None = None
 
     def __post_init__(self) -> None:
-        _check_component(self.component)
+        self._check_component()
         if self.unit not in UNITS:
             raise ConfigError(f"unit {self.unit!r} is none of {', '.join(map(repr, UNITS))}")
         if self.layer is not None and (isinstance(self.layer, bool) or not isinstance(self.layer, int)):
@@ -84,6 +84,9 @@ class RepresentationConfig:
             )
         if self.intervention is not None and not callable(self.intervention):
             raise ConfigError(f"intervention is an Intervention or a function, not {self.intervention!r}")
+
+    def _check_component(self) -> None:
+        _check_component(self.component)
 
     @property
     def is_path(self) -> bool:

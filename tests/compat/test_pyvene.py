@@ -80,15 +80,9 @@ PUBLIC = [
     "type_to_module_mapping",
 ]
 ABSENT = {
-    "GRUConfig": "module paths",
     "IntervenableNdifModel": "remote",
     "create_backpack_gpt2": "module paths",
-    "create_gru": "module paths",
-    "create_gru_classifier": "module paths",
-    "create_gru_lm": "module paths",
-    "create_mlp_classifier": "module paths",
     "type_to_dimension_mapping": "spec",
-    "type_to_module_mapping": "Adapter",
 }
 LOCAL = ("Vanilla", "Addition", "Subtraction", "Zero", "Collect", "function")
 # By pyvene's own calls alone: no weights to load, and nothing that test_values.py knows to differ.
