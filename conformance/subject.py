@@ -179,6 +179,13 @@ class Subject:
         claimed = self.tower.components.get(component)
         return claimed is not None and claimed.requires is not None and claimed.requires.past
 
+    def forms(self, component: str) -> tuple[bool, ...]:
+        """The forms of a forward in which ``component`` exists: whether it continues from a cache, where that makes it
+        another one."""
+        if self.needs_past(component):
+            return (True,)
+        return (False, True) if self.has("state_space") else (False,)
+
     def columns(self, model: str) -> int | None:
         """How many positions every input has, where the config says; None where inputs differ."""
         return self.tower.length(self.class_of(model), self.config_of(model))

@@ -9,8 +9,16 @@ from ..violation import require_same, require_same_outputs
 
 @law("identity", "writing at a site what was read there leaves every output the same, bit for bit")
 def identity(draw: Draw) -> None:
-    """A read alone changes nothing; writing the read value, or a function that returns its argument, neither."""
-    case = draw.case()
+    """A read alone changes nothing; writing the read value, or a function that returns its argument, neither.
+
+    In each example it is asked of every form that the forward has.
+    """
+    for past in draw.subject.forms(draw.component):
+        _identity(draw, past)
+
+
+def _identity(draw: Draw, past: bool) -> None:
+    case = draw.case(past=past)
     site = draw.site(case)
     keywords, _ = draw.selection(case)
     chosen = site.at(**keywords)

@@ -89,7 +89,7 @@ MUTANTS = [
         "a wrapper around one of two functions that do the same",
         moved(Mamba, ssm_dt=Call("mixer", SCAN[:1], argument="dt") >> ChannelsFirst()),
         ("ssm_dt",),
-        "put_get:ssm_dt",
+        "identity:ssm_dt",
         "never fired",
     ),
     Mutant(
