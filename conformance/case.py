@@ -94,9 +94,8 @@ class Case:
         return self._call(self.model if model is None else model, self.arguments(**extra), grad)
 
     def _call(self, model: nn.Module, arguments: Mapping[str, Any], grad: bool | None) -> Any:
-        with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(self.setting.grad if grad is None else grad):
-            # torch.manual_seed also notes a stack trace for each accelerator: a quarter of the suite's time.
-            torch.default_generator.manual_seed(self.setting.seed)
+        enabled = self.setting.grad if grad is None else grad
+        with seeded(self.setting.seed, self.subject.device), torch.set_grad_enabled(enabled):
             return model(**arguments)
 
     def run(
@@ -124,8 +123,20 @@ class Case:
         return value
 
     def random(self, like: Tensor, scale: float = 1.0) -> Tensor:
-        """Normal values of a tensor's shape and dtype."""
-        return (scale * torch.randn(like.shape, generator=self.generator)).to(like.dtype)
+        """Normal values of a tensor's shape and dtype, where it is."""
+        return (scale * torch.randn(like.shape, generator=self.generator)).to(like)
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers begin from a seed, on the CPU and the device; afterwards they go on as before."""
+    accelerated = [device] if device.type != "cpu" else []
+    with torch.random.fork_rng(devices=accelerated, device_type=device.type if accelerated else "cuda"):
+        # torch.manual_seed also notes a stack trace for each accelerator: a quarter of the suite's time.
+        torch.default_generator.manual_seed(seed)
+        if accelerated:
+            torch.get_device_module(device).manual_seed(seed)
+        yield
 
 
 def _keep(found: dict[str, Any], path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -76,7 +76,7 @@ class Draw:
         kinds = [case.random(part, scale) for scale in SCALES.values()]
         infinite = torch.full_like(part, torch.inf)
         kinds += [part, torch.nextafter(part, infinite), infinite, torch.full_like(part, torch.nan)]
-        which = torch.randint(len(kinds), part.shape, generator=case.generator)
+        which = torch.randint(len(kinds), part.shape, generator=case.generator).to(part.device)
         return torch.stack(kinds).gather(0, which.unsqueeze(0)).squeeze(0)
 
     def selection(self, case: Case, narrow: bool = False) -> tuple[dict[str, Any], Tensor]:

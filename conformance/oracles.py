@@ -293,7 +293,7 @@ def _rotation(relation: kinds.Rotation, reading: Reading) -> Iterator[Side]:
     for layer in range(reading.layers):
         source = reading(relation.source, layer)
         source = source * source.shape[-1] ** -0.5 if relation.scaled else source
-        columns = torch.arange(source.shape[-2]).expand(source.shape[0], -1)
+        columns = torch.arange(source.shape[-2], device=source.device).expand(source.shape[0], -1)
         cosine, sine = (t.unsqueeze(1) for t in angles(source, reading.case.inputs.get("position_ids", columns)))
         turned, kept = source[..., : cosine.shape[-1]], source[..., cosine.shape[-1] :]
         first, second = turned.chunk(2, dim=-1)

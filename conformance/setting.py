@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,7 +108,7 @@ def make_inputs(subject: Subject, model: nn.Module, setting: Setting) -> dict[st
     """The model's inputs for a setting, drawn from its seed."""
     generator = torch.Generator().manual_seed(setting.seed)
     if subject.make_inputs is not None:
-        return dict(subject.make_inputs(model, setting.rows, setting.columns, generator))
+        return _placed(subject.make_inputs(model, setting.rows, setting.columns, generator), subject.device)
     takes = subject.tower.inputs
     inputs: dict[str, Any] = subject.adapter.example_inputs(model, setting.rows, setting.columns, generator)
     dtype = getattr(torch, setting.dtype)
@@ -118,10 +118,15 @@ def make_inputs(subject: Subject, model: nn.Module, setting: Setting) -> dict[st
         inputs["attention_mask"] = mask
         if "position_ids" in takes:
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    inputs = _placed(inputs, subject.device)
     if setting.embeds:
         embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
         inputs["inputs_embeds"] = embedding(inputs.pop("input_ids")).detach()
     return inputs
+
+
+def _placed(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def make_past(subject: Subject, model: nn.Module, setting: Setting) -> dict[str, Any]:

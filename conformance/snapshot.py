@@ -64,6 +64,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     for file in files(model):
         state[f"functions of {file.__name__}"] = _functions(file)
     state["torch's random state"] = torch.get_rng_state()
+    state |= {f"the random state of {device}": own for device, own in _on_devices().items()}
     state["Python's random state"] = hash(random.getstate())
     if "numpy" in sys.modules:
         numpys = sys.modules["numpy"].random.get_state()
@@ -90,6 +91,7 @@ def restored(model: nn.Module) -> Iterator[None]:
     kept = [dict(registry) for registry in hooks]
     numpy = sys.modules.get("numpy")
     python, torchs, numpys = random.getstate(), torch.get_rng_state(), numpy and numpy.random.get_state()
+    on_devices = _on_devices()
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     modes = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
     try:
@@ -104,10 +106,18 @@ def restored(model: nn.Module) -> Iterator[None]:
             registry.update(entries)
         random.setstate(python)
         torch.set_rng_state(torchs)
+        for device, state in on_devices.items():
+            torch.cuda.set_rng_state(state, device)
         if numpy:
             numpy.random.set_state(numpys)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
+
+
+def _on_devices() -> dict[str, torch.Tensor]:
+    """The state of torch's generators on accelerators, where anybody has used one."""
+    states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return {f"cuda:{index}": state for index, state in enumerate(states)}
 
 
 def _functions(file: ModuleType) -> dict[str, Any]:

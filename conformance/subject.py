@@ -32,16 +32,24 @@ class Subject:
         target: an adapter class, a family's name, or a (small) model, of which the checks use copies alone.
         inputs: makes a model's inputs from (model, rows, columns, generator); the adapter's example inputs by default.
         tower: the tower that the checks are about, where the family has several.
+        device: where the models are run.
 
     Raises:
         InterveneError: no adapter for the target, or no model can be made.
     """
 
-    def __init__(self, target: Target, inputs: InputMaker | None = None, tower: str = "") -> None:
+    def __init__(
+        self,
+        target: Target,
+        inputs: InputMaker | None = None,
+        tower: str = "",
+        device: torch.device | str = "cpu",
+    ) -> None:
         self._given = target if isinstance(target, nn.Module) else None
         self.adapter = _adapter(target)
         self.spec: Spec = self.adapter.load_spec()
         self.make_inputs = inputs
+        self.device = torch.device(device)
         only = next(iter(self.spec.towers)) if len(self.spec.towers) == 1 else ""
         self.tower_name = tower or only
         self._untouched: dict[str, nn.Module] = {}
@@ -137,7 +145,7 @@ class Subject:
         """A model of its own for each of ``models``, each dtype and attention implementation, made once."""
         key = (name, dtype, attention)
         if key not in self._models:
-            made = copy.deepcopy(self.prototype(name)).to(getattr(torch, dtype))
+            made = copy.deepcopy(self.prototype(name)).to(self.device, getattr(torch, dtype))
             if attention not in (None, getattr(getattr(made, "config", None), "_attn_implementation", None)):
                 # For good: the model is the checks' own.
                 change = getattr(made, "set_attn_implementation", partial(AttentionImplementation, made))

@@ -107,7 +107,7 @@ def _compare_padded(case: Case, site: Site, value: Tensor, wanted: Generated) ->
     if "input_ids" not in case.inputs:
         return
     ids = case.inputs["input_ids"]
-    filler = torch.zeros(len(ids), PADS, dtype=ids.dtype)
+    filler = ids.new_zeros(len(ids), PADS)
     padded: dict[str, Any] = {
         **case.inputs,
         "input_ids": torch.cat([filler, ids], 1),
