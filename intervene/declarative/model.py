@@ -282,7 +282,7 @@ class IntervenableModel(nn.Module):
             with plan.session(timed.writes):
                 intervened = generate(self.adapted.model, base, **options)
         timed.check()
-        first, second = self._result(original, intervened, acts, False, timed.collected)
+        first, second = self._result(original, intervened, acts, False, timed.collected())
         return second if first is None else (first, second)
 
     def get_trainable_parameters(self) -> list[nn.Parameter]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,10 +20,30 @@ from ..selection import Frame, Selection, find_axis, lens_of
 from ..sites import Site
 from ..taps import Timed
 from .acts import Writer, Writes
-from .collected import Collected
+from .collected import Collected, Columns, Gathering
 from .timing import Moments, When
 
 Rows = tuple[int, ...]
+
+
+class Piece(NamedTuple):
+    """What is acted on at once in a forward.
+
+    Attributes:
+        lens: the part of the activation.
+        rows: its rows, None for all.
+        columns: the columns of the sequence that its positions are, for every row or by row.
+        entries: which of the source's positions belong to them; None for all.
+        generated: whether these are positions of the source's generated tokens.
+        strength: how strongly; None for in full.
+    """
+
+    lens: Lens
+    rows: Rows | None
+    columns: Columns
+    entries: Sequence[int] | None = None
+    generated: bool = False
+    strength: Any = None
 
 
 class InTime:
@@ -54,7 +74,7 @@ class InTime:
         """
         self.writes: Writes = []
         self._moments: list[_Moment] = []
-        collected: dict[str, Collected] = {}
+        gathered: dict[str, Gathering] = {}
         for site, value in writes:
             owner = getattr(value, "__self__", None)
             if isinstance(owner, Writer):  # it takes a module's input along, wherever it then acts
@@ -71,11 +91,15 @@ class InTime:
                 read = value.act.reads
                 moment.align(padding if read else None, source_padding.get(place.group) if read else None)
             if place.intervention.collects:
-                moment.collected = collected.setdefault(place.key, Collected(_named_axes(place.site)))
+                moment.gathering = gathered.setdefault(place.key, Gathering(_named_axes(place.site)))
             heads = value.patch.base.selection.heads
             self.writes.append((replace(site, selection=Selection(heads=heads)), moment))
             self._moments.append(moment)
-        self.collected = list(collected.values())
+        self._gathered = list(gathered.values())
+
+    def collected(self) -> list[Collected]:
+        """What each intervention that collects saw."""
+        return [gathering.result() for gathering in self._gathered]
 
     def check(self) -> None:
         """Raise where an intervention never acted, or a position that was named never came by.
@@ -98,9 +122,8 @@ class _Moment(Timed):
         self._acted = False
         self._last = -1
         self._columns: list[list[int | None]] | None = None
-        self.collected: Collected | None = None
-        positions: Any = writer.patch.base.selection.positions
-        self._asked = positions
+        self.gathering: Gathering | None = None
+        self._asked: Any = writer.patch.base.selection.positions
 
     def align(self, padding: Sequence[int] | None, source_padding: Sequence[int] | None) -> None:
         """Let the source's first token meet the base's, row by row, where either has padding before it."""
@@ -122,22 +145,15 @@ class _Moment(Timed):
         self._last = max(self._last, here.stop - 1)
         if self._prompt is None:
             self._prompt = frame.prompt if frame.prompt is not None else here.stop
-        rows = self._rows(part)
-        changed, seen = part, []
-        for lens, entries, strength, columns, chosen in self._acts(part, axis, here, rows, frame):
-            sub = lens.get(changed)
-            new = self._act(sub, lens, entries, chosen, part, axis)
-            if new is None:
-                continue
+        changed = part
+        for piece in self._pieces(part, axis, here, frame):
+            sub = piece.lens.get(changed)
+            new = self._result(sub, piece, part)
             self._acted = True
-            if self.collected is not None:
-                seen.append((chosen, columns, new))
-                continue
-            if strength is not None:
-                new = _scaled(sub, new, strength)
-            changed = lens.put(changed, new)
-        if seen:
-            self._keep(seen)
+            if self.gathering is not None:
+                self.gathering.add(frame, self._prompt, piece.rows, piece.columns, new)
+            else:
+                changed = piece.lens.put(changed, scaled(sub, new, piece.strength))
         return None if changed is part else changed
 
     def check(self) -> None:
@@ -179,101 +195,89 @@ class _Moment(Timed):
         """How many rows of the activation there are for each of the prompt's."""
         return len(part) // self._batch if self._batch and len(part) % self._batch == 0 else 1
 
-    def _acts(
-        self, part: Tensor, axis: int, here: range, rows: Rows | None, frame: Frame
-    ) -> Iterator[tuple[Lens, Any, Any, Any, Rows | None]]:
-        """What to act on: lens, the source's entries, strength, columns, and rows."""
+    def _pieces(self, part: Tensor, axis: int, here: range, frame: Frame) -> Iterator[Piece]:
+        """What to act on in a forward that sees the columns ``here``."""
         prompt = self._prompt
         assert prompt is not None
+        if self._when.prompt and (self._columns is not None or self._asked is not None):
+            yield from self._named(part, axis, here)
+        elif self._when.prompt:
+            # The prompt, and in one piece with it the generated tokens where these are acted on in full.
+            together = self._when.always and self._writer.generated is None
+            stop = here.stop if together else min(here.stop, prompt)
+            if stop > here.start:
+                yield self._alike(part, axis, range(here.start, stop), here)
+            if stop == here.stop:
+                return
         steps = self._when.steps(range(max(here.start - prompt, 0), max(here.stop - prompt, 0)))
-        if self._when.prompt:
-            if self._columns is None and self._asked is None:
-                # Whole: one piece with the generated tokens where these are acted on in full.
-                together = self._when.always and self._writer.generated is None
-                stop = here.stop if together else min(here.stop, prompt)
-                if stop > here.start:
-                    yield self._piece(part, axis, range(here.start, stop), here, rows, None, None)
-                if stop == here.stop:
-                    return
-            else:
-                yield from self._listed(part, axis, here, rows)
-        if len(steps):
-            yield from self._generated(part, axis, steps, here, rows, frame)
+        if len(steps) and self._has_value_for_generated():
+            yield from self._generated(part, axis, steps, here, frame)
 
-    def _generated(
-        self, part: Tensor, axis: int, steps: range, here: range, rows: Rows | None, frame: Frame
-    ) -> Iterator[tuple[Lens, Any, Any, Any, Rows | None]]:
-        prompt, writer = self._prompt or 0, self._writer
-        source = writer.generated if writer.generated is not None else writer.source
-        positional = source is not None and not writer.live and self._source_axis(source) is not None
-        if writer.generated is not None:
-            steps = range(steps.start, min(steps.stop, writer.generated.shape[axis]))
-        elif positional and self._columns is not None and self._when.always:
-            return  # a source's whole run has a place for each of its own columns alone
-        elif positional:
-            assert source is not None
-            raise InterventionError(
-                f"{writer.act.place.key}: the source, {tuple(source.shape)}, has no value for generated tokens; give "
-                f"one position of it, or generate_sources=True to generate from it along with the base"
-            )
+    def _has_value_for_generated(self) -> bool:
+        writer = self._writer
+        if writer.source is None or writer.live or writer.generated is not None:
+            return True
+        if self._source_axis(writer.source) is None:
+            return True
+        if self._columns is not None and self._when.always:
+            return False  # a source's whole run has a place for each of its own columns alone
+        raise InterventionError(
+            f"{writer.act.place.key}: the source, {tuple(writer.source.shape)}, has no value for generated tokens; "
+            f"give one position of it, or generate_sources=True to generate from it along with the base"
+        )
+
+    def _generated(self, part: Tensor, axis: int, steps: range, here: range, frame: Frame) -> Iterator[Piece]:
+        prompt, values = self._prompt or 0, self._writer.generated
+        if values is not None:
+            steps = range(steps.start, min(steps.stop, values.shape[axis]))
         if self._when.strength is None:
             if len(steps):
                 columns = range(prompt + steps.start, prompt + steps.stop)
-                yield self._piece(part, axis, columns, here, rows, ("generated", steps), None)
+                yield self._alike(part, axis, columns, here, entries=steps, generated=True)
             return
         for step in steps:
-            tokens = _tokens(frame, prompt + step - here.start, part, self._times(part), self._batch)
-            strength = self._when.strength(step, tokens)
+            strength: Any = self._when.strength(step, _tokens(frame, prompt + step - here.start, part))
             self._acted = True  # it came by, whatever was then decided
+            nothing = not bool(strength.any()) if isinstance(strength, Tensor) else not strength
             if isinstance(strength, Tensor):
-                strength = strength.to(part.device)
-                if not bool(strength.any()):
-                    continue
+                rows, strength = self._rows(part), strength.to(part.device)
                 strength = strength if rows is None or strength.dim() == 0 else strength[list(rows)]
-            elif not strength:
-                continue
-            columns = range(prompt + step, prompt + step + 1)
-            entries = ("generated", range(step, step + 1))
-            yield self._piece(part, axis, columns, here, rows, entries, None if strength is True else strength)
+            elif strength is True:
+                strength = None
+            if not nothing:
+                columns, entries = range(prompt + step, prompt + step + 1), range(step, step + 1)
+                yield self._alike(part, axis, columns, here, entries=entries, generated=True, strength=strength)
 
-    def _piece(
-        self, part: Tensor, axis: int, columns: range, here: range, rows: Rows | None, entries: Any, strength: Any
-    ) -> tuple[Lens, Any, Any, Any, Rows | None]:
+    def _alike(self, part: Tensor, axis: int, columns: range, here: range, **more: Any) -> Piece:
         """The same columns of every row that is meant."""
-        local = tuple(column - here.start for column in columns)
+        rows = self._rows(part)
         lens: Lens = Whole() if rows is None else Take(0, rows)
-        if len(local) < part.shape[axis]:
-            lens = lens >> lens_of(axis, local)
-        return lens, entries, strength, tuple(columns), rows
+        if len(columns) < part.shape[axis]:
+            lens = lens >> lens_of(axis, tuple(column - here.start for column in columns))
+        return Piece(lens, rows, tuple(columns), **more)
 
-    def _listed(
-        self, part: Tensor, axis: int, here: range, rows: Rows | None
-    ) -> Iterator[tuple[Lens, Any, Any, Any, Rows | None]]:
-        """The columns that were named, or that the source's columns belong to; rows with the same ones at once."""
-        times = self._times(part)
-        all_rows = tuple(range(len(part))) if rows is None else rows
-        groups: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
-        for index, row in enumerate(all_rows):
+    def _named(self, part: Tensor, axis: int, here: range) -> Iterator[Piece]:
+        """The columns that were named, or that the source's belong to; rows with the same entries at once."""
+        times, rows = self._times(part), self._rows(part)
+        groups: dict[Rows, list[tuple[int, Rows]]] = {}
+        for index, row in enumerate(range(len(part)) if rows is None else rows):
             wanted, asked_row = self._wanted(row // times, index // times, here)
             present = [(entry, column) for entry, column in enumerate(wanted) if column is not None and column in here]
             if not present:
                 continue
-            entries = tuple(entry for entry, _ in present)
-            local = tuple(column - here.start for _, column in present)
-            if len(set(local)) != len(local):
+            entries, columns = tuple(entry for entry, _ in present), tuple(column for _, column in present)
+            if len(set(columns)) != len(columns):
                 raise SelectionError(f"{self._writer.act.place.key}: positions {wanted} name a column twice")
             self._seen.update((asked_row, entry) for entry in entries)
-            groups.setdefault(entries, []).append((row, local))
+            groups.setdefault(entries, []).append((row, columns))
         for entries, members in groups.items():
-            chosen = tuple(row for row, _ in members)
-            alike = len({local for _, local in members}) == 1
-            lens: Lens = Whole() if len(chosen) == len(part) else Take(0, chosen)
-            locals_ = tuple(local for _, local in members)
-            lens = lens >> (lens_of(axis, locals_[0]) if alike else TakePerRow(axis, locals_))
-            columns: Any = tuple(c + here.start for c in locals_[0])
-            if not alike:
-                columns = [tuple(c + here.start for c in local) for local in locals_]
-            yield lens, ("prompt", entries), None, columns, None if len(chosen) == len(part) else chosen
+            chosen = None if len(members) == len(part) else tuple(row for row, _ in members)
+            by_row = [columns for _, columns in members]
+            local = tuple(tuple(column - here.start for column in columns) for columns in by_row)
+            alike = len(set(local)) == 1
+            lens: Lens = Whole() if chosen is None else Take(0, chosen)
+            lens = lens >> (lens_of(axis, local[0]) if alike else TakePerRow(axis, local))
+            yield Piece(lens, chosen, by_row[0] if alike else by_row, entries)
 
     def _wanted(self, row: int, index: int, here: range) -> tuple[Sequence[int | None], int]:
         """The columns that a row of the prompt's batch asks for, entry by entry, and which row of the list says so."""
@@ -289,33 +293,28 @@ class _Moment(Timed):
         those = asked[index] if per_row else asked
         return [p if p >= 0 else p + prompt for p in those], index if per_row else 0
 
-    def _act(self, sub: Tensor, lens: Lens, entries: Any, rows: Rows | None, part: Tensor, axis: int) -> Tensor | None:
-        writer = self._writer
-        source = writer.source
-        if entries is not None and entries[0] == "generated" and writer.generated is not None:
-            source = writer.generated
-        if source is not None:
-            source = self._source_for(source, lens, entries, rows, part)
+    def _result(self, sub: Tensor, piece: Piece, part: Tensor) -> Tensor:
+        """What the intervention makes of a piece."""
         times = self._times(part)
-        subspaces = writer.subspaces([row // times for row in (range(len(part)) if rows is None else rows)])
-        return writer.run(sub, source, subspaces)
+        rows = [row // times for row in (range(len(part)) if piece.rows is None else piece.rows)]
+        return self._writer.run(sub, self._source(piece, part, rows), self._writer.subspaces(rows))
 
-    def _source_for(self, source: Tensor, lens: Lens, entries: Any, rows: Rows | None, part: Tensor) -> Tensor:
-        """The source's part that belongs to the columns and rows that are acted on."""
-        if self._writer.live:
-            return lens.get(source)
-        times = self._times(part)
-        if times > 1 and source.dim() == part.dim() and len(source) == self._batch:
-            source = source.repeat_interleave(times, dim=0)
-        if rows is not None and source.dim() == part.dim() and len(source) == len(part):
-            source = source[list(rows)]
+    def _source(self, piece: Piece, part: Tensor, rows: list[int]) -> Tensor | None:
+        """The source's part for a piece, which has these of the prompt's rows."""
+        writer = self._writer
+        source = writer.generated if piece.generated and writer.generated is not None else writer.source
+        if source is None or writer.live:
+            return None if source is None else piece.lens.get(source)
+        if source.dim() == part.dim() and len(source) > 1:
+            # The source has a row for each of the batch, or for each of the patch's.
+            own = writer.patch.rows
+            order = rows if own is None or len(source) != len(own) else [own.index(row) for row in rows]
+            if order != list(range(len(source))):
+                source = source[order]
         axis = self._source_axis(source)
-        if axis is None or entries is None:
+        if axis is None or piece.entries is None or len(piece.entries) == source.shape[axis]:
             return source
-        kept = tuple(entries[1])
-        if len(kept) == source.shape[axis]:
-            return source
-        return source.index_select(axis, torch.tensor(kept, device=source.device))
+        return source.index_select(axis, torch.tensor(list(piece.entries), device=source.device))
 
     def _source_axis(self, source: Tensor) -> int | None:
         """The source's axis of positions, None where it has one value for all."""
@@ -325,28 +324,11 @@ class _Moment(Timed):
             return None
         return source.dim() + from_end
 
-    def _keep(self, seen: list[tuple[Rows | None, Any, Tensor]]) -> None:
-        collected = self.collected
-        assert collected is not None
-        collected.prompt = self._prompt or 0
-        if all(rows is None and not isinstance(columns, list) for rows, columns, _ in seen):
-            collected.columns.append(tuple(c for _, columns, _ in seen for c in columns))
-            axis = find_axis("positions", collected.axes, len(collected.axes))
-            collected.append(seen[0][2] if len(seen) == 1 else torch.cat([new for _, _, new in seen], dim=axis))
-            return
-        by_row: dict[int, tuple[Any, Tensor]] = {}
-        for rows, columns, new in seen:
-            for index, row in enumerate(range(len(new)) if rows is None else rows):
-                by_row[row] = (columns[index] if isinstance(columns, list) else columns, new[index])
-        entries = [by_row[row] for row in sorted(by_row)]
-        collected.columns.append([columns for columns, _ in entries])
-        alike = len({tensor.shape for _, tensor in entries}) == 1
-        tensors = [tensor for _, tensor in entries]
-        collected.append(torch.stack(tensors) if alike else tensors)
 
-
-def _scaled(before: Tensor, after: Tensor, strength: Any) -> Tensor:
-    """``before`` moved towards ``after`` by a strength, one for all or one for each row."""
+def scaled(before: Tensor, after: Tensor, strength: Any) -> Tensor:
+    """``before`` moved towards ``after`` by a strength, one for all or one for each row; None for all the way."""
+    if strength is None:
+        return after
     if not isinstance(strength, Tensor):
         return before + float(strength) * (after - before)
     by_row = strength.reshape(-1, *[1] * (before.dim() - 1)) if strength.dim() else strength
@@ -356,7 +338,7 @@ def _scaled(before: Tensor, after: Tensor, strength: Any) -> Tensor:
     return before + weight * (after - before)
 
 
-def _tokens(frame: Frame, index: int, part: Tensor, times: int, batch: int | None) -> Tensor:
+def _tokens(frame: Frame, index: int, part: Tensor) -> Tensor:
     """The tokens (rows,) at a column of this forward."""
     if frame.tokens is None:
         raise InterventionError(

@@ -361,6 +361,33 @@ def test_positions_are_collected_where_they_pass() -> None:
         torch.testing.assert_close(found, torch.stack([whole[0, 1], whole[1, 4]]), atol=1e-5, rtol=1e-4)
 
 
+def test_rows_of_unequal_numbers_of_positions_are_collected_together() -> None:
+    model = tiny("gpt2")
+    whole = pv.adapt(model).read(["layer.1.block_output"], input_ids=prompt()["input_ids"])["layer.1.block_output"]
+    (_, [collected]), _ = generate(collector(model), prompt(), unit_locations={"base": [[[1], [2, 4]]]}, num_beams=2)
+    ((first, second, third, fourth),) = collected
+    assert collected.columns == [[(1,), (1,), (2, 4), (2, 4)]]
+    for found, expected in ((first, whole[0, [1]]), (second, whole[0, [1]]), (third, whole[1, [2, 4]])):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(third, fourth)
+    with pytest.raises(pv.SelectionError, match="rows differ"):
+        collected.joined()
+
+
+def test_rows_of_unequal_numbers_of_positions_have_their_own_sources() -> None:
+    """Under beams too: what was read in a row is written in that row's beams."""
+    model = tiny("gpt2")
+    intervenable = pv.IntervenableModel([{"layer": 2, "component": "block_output"}], model)
+    other = {"input_ids": prompt()["input_ids"].flip(0) + 1}
+    for several in ({}, {"num_beams": 2}):
+        both = generate(intervenable, prompt(), [other], {"sources->base": [[[5], [2, 5]]]}, **several)
+        for row, positions in enumerate([[5], [2, 5]]):
+            base, source = ({"input_ids": side["input_ids"][row : row + 1]} for side in (prompt(), other))
+            alone = generate(intervenable, base, [source], {"sources->base": positions}, **several)
+            assert torch.equal(both[row], alone[0])
+        assert not torch.equal(both, plain(model, prompt(), **several))
+
+
 def _tensors(collected: Any) -> list[Tensor]:
     return [tensor for step in collected for tensor in (step if isinstance(step, list) else [step])]
 
