@@ -69,13 +69,18 @@ class MambaSSM(Adapter):
         }
 
     @classmethod
+    def recognises(cls, model: nn.Module) -> bool:
+        """Whether all blocks are Mamba-1 alone; models with others have their module paths as sites."""
+        return super().recognises(model) and _all_mamba1(model)
+
+    @classmethod
     def config_of(cls, model: nn.Module) -> Any:
         """The model's own config, with what its mixers made of the config's ``ssm_cfg``."""
         own: Any = model.config
-        if own.d_intermediate or own.attn_layer_idx or own.ssm_cfg.get("layer", "Mamba1") != "Mamba1":
+        if not _all_mamba1(model):
             raise UnsupportedModelError(
-                "this table is of mamba_ssm's models of Mamba-1 blocks; those with attention, MLPs or Mamba-2 work by "
-                "module path, and Mamba-2 in transformers (Mamba2ForCausalLM) by name"
+                "this table is of mamba_ssm's models of Mamba-1 blocks; adapt(model) without it gives those with "
+                "attention, MLPs or Mamba-2 by module path, and transformers' Mamba2ForCausalLM has a table"
             )
         mixer: Any = model.get_submodule("backbone.layers.0.mixer")
         made = {name: getattr(mixer, name) for name in ("d_inner", "d_state", "d_conv", "dt_rank")}
@@ -98,3 +103,8 @@ class MambaSSM(Adapter):
         small = {"d_model": 24, "n_layer": 3, "vocab_size": 61, "ssm_cfg": {"d_state": 5, "dt_rank": 3}}
         asked = package.MambaConfig(**{**small, "fused_add_norm": False, **config})
         return seeded(seed, lambda: package.MambaLMHeadModel(asked, {"initializer_range": 0.2}))
+
+
+def _all_mamba1(model: nn.Module) -> bool:
+    config: Any = model.config
+    return not (config.d_intermediate or config.attn_layer_idx) and config.ssm_cfg.get("layer", "Mamba1") == "Mamba1"

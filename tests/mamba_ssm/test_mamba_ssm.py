@@ -225,10 +225,20 @@ def test_what_a_kernel_fuses_is_an_error(monkeypatch: pytest.MonkeyPatch, model:
         intervene.adapt(model).read(["layer.0.ssm_output"], input_ids=IDS)
 
 
-@pytest.mark.parametrize("config", [{"d_intermediate": 16}, {"ssm_cfg": {"layer": "Mamba2", "headdim": 8}}])
-def test_other_blocks_are_refused(config: dict[str, Any]) -> None:
+def test_other_blocks_work_by_module_path() -> None:
+    """Blocks with an MLP beside the mixer, say, whose stream the table would miss."""
+    other: Any = intervene.tiny("mamba_ssm", d_intermediate=16)
+    adapted = intervene.adapt(other)
+    assert adapted.adapter is None
+    path = "backbone.layers.0.mlp.output"
+    assert adapted.read([path], IDS)[path].shape == (2, 5, 24)
     with pytest.raises(UnsupportedModelError, match="Mamba-1 blocks"):
-        intervene.adapt(intervene.tiny("mamba_ssm", **config))
+        intervene.adapt(other, adapter=intervene.families()["mamba_ssm"])
+
+
+def test_mamba2_blocks_are_not_taken_for_mamba1s() -> None:
+    other = intervene.tiny("mamba_ssm", ssm_cfg={"layer": "Mamba2", "headdim": 8})
+    assert intervene.adapt(other).adapter is None
 
 
 def test_tiny_is_seeded() -> None:
