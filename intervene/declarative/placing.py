@@ -113,8 +113,7 @@ def _site(adapted: Adapted, representation: RepresentationConfig) -> Site:
     site = adapted.site(name, layer, tower or None)
     axes = site.axes or ()
     if unit in ("h", "h.pos") and not {"head", "kv_head"} & set(axes):
-        heads = [c for c in components() if c == f"head_{name}"]
-        hint = f"; {heads[0]} has one" if heads else ""
+        hint = f"; head_{name} has one" if f"head_{name}" in components() else ""
         raise ConfigError(f"unit {unit!r} needs a component with a head axis, {component} has {', '.join(axes)}{hint}")
     return site if representation.moe_key is None else site.at(expert=representation.moe_key)
 
