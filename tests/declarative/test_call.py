@@ -304,6 +304,31 @@ class TestGradients:
         assert all(p.grad is not None for p in model.transformer.h.parameters())
         assert {id(p) for p in model.parameters()} <= {id(p) for p in intervenable.get_trainable_parameters()}
 
+    def test_trained_models_learn_through_the_source_too(self, base, source):
+        model: Any = pv.tiny("gpt2")
+        intervenable = pv.IntervenableModel(block(), model)
+        intervenable.enable_model_gradients()
+        intervenable(base, [source], unit_locations={"sources->base": 2})[1].logits.square().sum().backward()
+        found = {n: p.grad.clone() for n, p in model.named_parameters()}
+        model.zero_grad()
+        kept = {}
+
+        def read(module, args, output):
+            kept["source"] = output
+
+        def write(module, args, output):
+            changed = output.clone()
+            changed[:, 2] = kept["source"][:, 2]
+            return changed
+
+        for hook, run in ((read, source), (write, base)):
+            handle = model.transformer.h[1].register_forward_hook(hook)
+            logits = model(**run).logits
+            handle.remove()
+        logits.square().sum().backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(found[name], parameter.grad)
+
     def test_the_model_is_as_it_was_after_an_error(self, base):
         model: Any = pv.tiny("gpt2").train()
         hooked = []
