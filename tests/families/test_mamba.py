@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -157,6 +158,32 @@ def test_sweeps_grow(adapted: Any, component: str, masked: bool) -> None:
     loop = intervene.sweep(adapted, metric=Probability(7), method="loop", **asked)
     assert found.method == "growing batch"
     torch.testing.assert_close(found.values, loop.values, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("component", ["conv_output", "ssm_b", "ssm_output"])
+def test_gradients_under_checkpointing(model: Any, component: str) -> None:
+    """A block computed again in the backward pass is written again, inside its scan, too."""
+    grads = []
+    for checkpointed in (False, True):
+        trained = copy.deepcopy(model).train()
+        if checkpointed:
+            trained.gradient_checkpointing_enable({"use_reentrant": False})
+        with intervene.adapt(trained).session(writes={f"layer.1.{component}": lambda part: 0.5 * part}):
+            trained(IDS, use_cache=False).logits.sum().backward()
+        grads.append([p.grad for p in trained.parameters()])
+    for plain, again in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_offloaded_weights(adapted: Any, model: Any) -> None:
+    """accelerate moves weights in that the mixer uses without calling their modules."""
+    import accelerate
+
+    moved = intervene.adapt(accelerate.cpu_offload(copy.deepcopy(model), torch.device("cpu")))
+    addresses = [f"layer.1.{component}" for component in WITHOUT_STATE]
+    found, wanted = (each.read(addresses, input_ids=IDS, use_cache=False) for each in (moved, adapted))
+    for address in addresses:
+        assert torch.equal(found[address], wanted[address])
 
 
 def test_the_fields_own_names(adapted: Any) -> None:
