@@ -177,9 +177,9 @@ def test_gradients_under_checkpointing(model: Any, component: str) -> None:
 
 def test_offloaded_weights(adapted: Any, model: Any) -> None:
     """accelerate moves weights in that the mixer uses without calling their modules."""
-    import accelerate
+    from accelerate import cpu_offload  # type: ignore[import-untyped]
 
-    moved = intervene.adapt(accelerate.cpu_offload(copy.deepcopy(model), torch.device("cpu")))
+    moved = intervene.adapt(cpu_offload(copy.deepcopy(model), torch.device("cpu")))
     addresses = [f"layer.1.{component}" for component in WITHOUT_STATE]
     found, wanted = (each.read(addresses, input_ids=IDS, use_cache=False) for each in (moved, adapted))
     for address in addresses:
