@@ -59,7 +59,10 @@ def _has(model: Any, component: str) -> bool:
 
 
 def _first(output: Any) -> torch.Tensor:
-    return output if isinstance(output, torch.Tensor) else next(t for t in output.values() if t.is_floating_point())
+    if isinstance(output, torch.Tensor):
+        return output
+    entries = output.values() if hasattr(output, "values") else output
+    return next(t for t in entries if t.is_floating_point())
 
 
 def test_one_expert_of_a_mixture() -> None:
