@@ -125,6 +125,12 @@ WHENS: dict[str, tuple[Any, Callable[[int, int], float]]] = {
 }
 
 
+def test_the_causal_families_are_all_here() -> None:
+    """Or the properties below would hold of fewer than they say."""
+    known = {"gpt2", "llama", "mamba", "mamba2", "mistral", "mixtral", "opt", "pythia"}
+    assert known <= set(causal_families())
+
+
 @given(st.data())
 def test_law_10_by_hand_is_as_generated(data: st.DataObject) -> None:
     """Whatever the family, the cache, the chunks and the padding: token for token what decoding by hand gives."""
