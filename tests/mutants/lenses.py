@@ -11,9 +11,10 @@ from torch import Tensor
 from intervene.adapter import Table
 from intervene.adapters.gpt2 import GPT2
 from intervene.adapters.llama import Llama
+from intervene.adapters.opt import OPT
 from intervene.adapters.pythia import Pythia
-from intervene.lenses import Chunk, Heads, Interleaved, Lens
-from intervene.ports import Output
+from intervene.lenses import Chunk, Heads, Interleaved, Lens, Unflatten
+from intervene.ports import Input, Output
 from intervene.selection import Selectable
 from intervene.sites import Site
 
@@ -22,6 +23,18 @@ from .mutant import Mutant
 
 _qkv = Output("attn.c_attn")
 _heads = Heads(HEADS)
+
+
+@dataclass(frozen=True)
+class PositionsFirst(Unflatten):
+    """The list of all rows' tokens taken to have the rows next to each other, position by position."""
+
+    def get(self, whole: Tensor) -> Tensor:
+        assert self.length is not None
+        return whole.reshape(self.length, -1, *whole.shape[1:]).transpose(0, 1)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        return part.transpose(0, 1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -311,6 +324,15 @@ MUTANTS = [
         ("query_output",),
         "meaning:projection:query_output",
         "[chunk 0 of 3 within each of num_attention_heads groups]",
+    ),
+    Mutant(
+        "rows_and_positions_exchanged",
+        "OPT's list of all tokens is taken to go through the rows first",
+        "sequence-first layouts, (position, batch, feature), as in fairseq",
+        moved(OPT, mlp_activation=Input("fc2") >> PositionsFirst()),
+        ("mlp_activation",),
+        "meaning:projection:mlp_output",
+        "mlp_output = fc2(mlp_activation)",
     ),
     Mutant(
         "key_heads_counted_as_query_heads",

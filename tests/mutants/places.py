@@ -13,6 +13,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from intervene.adapter import Tower
 from intervene.adapters.gpt2 import GPT2
 from intervene.adapters.llama import Llama
+from intervene.adapters.opt import OPT
 from intervene.calls import Attention, Function
 from intervene.ports import Input, Output
 from intervene.sites import Site
@@ -176,6 +177,24 @@ MUTANTS = [
         ("mlp_activation",),
         "meaning:projection:mlp_output",
         "mlp_output = mlp.down_proj(mlp_activation)",
+    ),
+    Mutant(
+        "embeddings_without_positions",
+        "embedding_output is what the embedding module returns, to which positions are yet to be added",
+        "a LLaMA table used for OPT, whose learned positions are added in plain code",
+        moved(OPT, embedding_output=Output("model.decoder.embed_tokens")),
+        ("embedding_output",),
+        "meaning:chain:block_output",
+        "embedding_output = block_input[0]",
+    ),
+    Mutant(
+        "right_in_pre_norm_alone",
+        "attention_input is the norm's output, which follows attention in a post-norm model",
+        "OPT-350m, the one of its sizes with norms after the sub-layers, read as the others",
+        moved(OPT, attention_input=Output("self_attn_layer_norm")),
+        ("attention_input",),
+        "meaning:residual_sum:attention_input:post_norm",
+        "attention_input = block_input",
     ),
     Mutant(
         "attention_input_before_the_norm",
