@@ -117,7 +117,7 @@ def _keys(places: list[dict[str, Any]]) -> list[str]:
 
 
 def _file(folder: Path, key: str) -> Path | None:
-    """The place's file; releases before 0.1.6 wrote dots for underscores."""
+    """The place's file; releases before 0.1.7 wrote dots for underscores."""
     loose = re.compile(re.escape(f"intkey_{key}.bin").replace("_", "[_.]"))
     found = [file.name for file in folder.iterdir() if loose.fullmatch(file.name)]
     return inside(folder, found[0]) if found else None

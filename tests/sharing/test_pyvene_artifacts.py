@@ -1,4 +1,4 @@
-"""Reading what pyvene 0.1.8 itself saved; ``tests/data/pyvene_artifacts/make.py`` made it, in pyvene's environment."""
+"""Reading what pyvene itself saved, 0.1.8 and 0.1.1; ``tests/data/pyvene_artifacts/make.py`` had it do so."""
 
 from __future__ import annotations
 

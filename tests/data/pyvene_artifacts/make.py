@@ -1,8 +1,10 @@
 """Makes the artifacts in this folder with pyvene itself, in an environment that has pyvene 0.1.8.
 
-    python make.py
+    python make.py        # with pyvene 0.1.8: everything but the next
+    python make.py early  # after it, with pyvene 0.1.1: adds two artifacts of that release
 
-Needs ``pip install pyvene==0.1.8 "transformers<5" safetensors`` and no network. Each folder of ``artifacts/`` is what
+Needs ``pip install pyvene==0.1.8 "transformers<5" safetensors`` and no network. Until 0.1.6 pyvene wrote dots in the
+names of files, and until 0.1.2 representations without ``latent_dim``. Each folder of ``artifacts/`` is what
 `IntervenableModel.save` of pyvene wrote; ``expected.safetensors`` holds what pyvene's own model, *loaded from that
 folder*, computed from the inputs there, so that a reader can be checked against pyvene's reading.
 """
@@ -11,12 +13,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyvene as pv
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 HERE = Path(__file__).parent
@@ -60,7 +63,8 @@ def _seeded(kind: Any, config: Any) -> Any:
 def trained(intervenable: Any) -> Any:
     """Values that no fresh intervention has, as after training; orthogonal weights stay orthogonal."""
     torch.manual_seed(7)
-    for intervention in intervenable.interventions.values():
+    for value in intervenable.interventions.values():
+        intervention = value[0] if isinstance(value, tuple) else value  # early releases kept the hook beside it
         for name, parameter in intervention.named_parameters():
             if not parameter.requires_grad or "rotate_layer" in name:
                 continue
@@ -73,29 +77,31 @@ def trained(intervenable: Any) -> Any:
     return intervenable
 
 
-CASES = {
-    "vanilla": {"component": "block_output", "intervention_type": pv.VanillaIntervention},
-    "zero": {"component": "mlp_output", "intervention_type": pv.ZeroIntervention},
-    "rotated": {"component": "block_output", "intervention_type": pv.RotatedSpaceIntervention},
-    "rotated_first_three": {"component": "block_output", "intervention_type": pv.RotatedSpaceIntervention},
-    "low_rank": {
-        "component": "block_output",
-        "intervention_type": pv.LowRankRotatedSpaceIntervention,
-        "low_rank_dimension": 3,
-    },
-    "boundless": {"component": "mlp_input", "intervention_type": pv.BoundlessRotatedSpaceIntervention},
-    "sigmoid_mask": {"component": "block_output", "intervention_type": pv.SigmoidMaskIntervention},
-    "sigmoid_mask_rotated": {
-        "component": "attention_input",
-        "intervention_type": pv.SigmoidMaskRotatedSpaceIntervention,
-    },
-    "autoencoder": {"component": "block_output", "intervention_type": pv.AutoencoderIntervention, "latent_dim": 5},
-    "jump_relu": {
-        "component": "block_output",
-        "intervention_type": pv.JumpReLUAutoencoderIntervention,
-        "low_rank_dimension": 20,
-    },
-}
+def cases() -> dict[str, dict[str, Any]]:
+    return {
+        "vanilla": {"component": "block_output", "intervention_type": pv.VanillaIntervention},
+        "zero": {"component": "mlp_output", "intervention_type": pv.ZeroIntervention},
+        "rotated": {"component": "block_output", "intervention_type": pv.RotatedSpaceIntervention},
+        "rotated_first_three": {"component": "block_output", "intervention_type": pv.RotatedSpaceIntervention},
+        "low_rank": {
+            "component": "block_output",
+            "intervention_type": pv.LowRankRotatedSpaceIntervention,
+            "low_rank_dimension": 3,
+        },
+        "boundless": {"component": "mlp_input", "intervention_type": pv.BoundlessRotatedSpaceIntervention},
+        "sigmoid_mask": {"component": "block_output", "intervention_type": pv.SigmoidMaskIntervention},
+        "sigmoid_mask_rotated": {
+            "component": "attention_input",
+            "intervention_type": pv.SigmoidMaskRotatedSpaceIntervention,
+        },
+        "autoencoder": {"component": "block_output", "intervention_type": pv.AutoencoderIntervention, "latent_dim": 5},
+        "jump_relu": {
+            "component": "block_output",
+            "intervention_type": pv.JumpReLUAutoencoderIntervention,
+            "low_rank_dimension": 20,
+        },
+    }
+
 
 # pyvene's `interchange_dim`: how many of the first dims are swapped, or which. Its autoencoder works with a list alone.
 DIMENSIONS = {"rotated_first_three": 3, "autoencoder": [0, 1, 2, 3, 4]}
@@ -125,7 +131,7 @@ def main() -> None:
         (folder / "case.json").write_text(json.dumps(case) + "\n")
 
     patch: dict[str, Any] = {"sources": [source], "unit_locations": {"sources->base": POSITIONS}}
-    for name, fields in CASES.items():
+    for name, fields in cases().items():
         config = pv.IntervenableConfig([{"layer": 1, **fields}])
         intervenable = trained(pv.IntervenableModel(config, gpt2()))
         if name in DIMENSIONS:
@@ -168,7 +174,7 @@ def main() -> None:
 
     # Trained model weights too: pyvene keeps those that require a gradient.
     model = gpt2()
-    config = pv.IntervenableConfig([{"layer": 0, **CASES["low_rank"]}])
+    config = pv.IntervenableConfig([{"layer": 0, **cases()["low_rank"]}])
     intervenable = trained(pv.IntervenableModel(config, model))
     bias = model.transformer.h[1].mlp.c_fc.bias
     bias.requires_grad_(True)
@@ -179,5 +185,26 @@ def main() -> None:
     save_file(expected, HERE / "expected.safetensors")
 
 
+def early() -> None:
+    expected = load_file(HERE / "expected.safetensors")
+    base, source = ({"input_ids": expected[side]} for side in ("base", "source"))
+
+    def keep(name: str, family: str, model: Any, fields: dict[str, Any], **call: Any) -> None:
+        intervenable = trained(pv.IntervenableModel(pv.IntervenableConfig([{"layer": 1, **fields}]), model))
+        intervenable.save(str(ARTIFACTS / name))
+        _, output = intervenable(base, **call)
+        expected[name] = output.logits.detach().clone()
+        case = {"family": family, "sources": [True] * len(call.get("sources", []))}
+        (ARTIFACTS / name / "case.json").write_text(json.dumps(case) + "\n")
+
+    steering = {"component": "attention_output", "intervention_type": pv.AdditionIntervention}
+    steering["source_representation"] = torch.linspace(-1, 1, WIDTH)
+    keep("early_steering", "llama", llama(), steering, unit_locations={"base": POSITIONS[1]})
+    rotation = {"component": "block_output", "intervention_type": pv.LowRankRotatedSpaceIntervention}
+    patch: dict[str, Any] = {"sources": [source], "unit_locations": {"sources->base": POSITIONS}}
+    keep("early_low_rank", "gpt2", gpt2(), {**rotation, "low_rank_dimension": 3}, **patch)
+    save_file(expected, HERE / "expected.safetensors")
+
+
 if __name__ == "__main__":
-    main()
+    early() if sys.argv[1:] == ["early"] else main()
