@@ -9,9 +9,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from intervene import clock, session, taps
+from intervene import session, taps
 from intervene.adapter import Adapter
 from intervene.adapters.gpt2 import GPT2
+from intervene.caches import Caches
 from intervene.selection import Frame, Picked
 
 from .making import on_models
@@ -57,7 +58,7 @@ def _live_writes() -> AbstractContextManager[object]:
 
 
 def _no_cache_offset() -> AbstractContextManager[object]:
-    return mock.patch.object(clock, "_past_length", return_value=0)
+    return mock.patch.object(Caches, "length", return_value=0)
 
 
 def _first_write_wins() -> AbstractContextManager[object]:
