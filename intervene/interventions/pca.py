@@ -42,7 +42,12 @@ class PCARotatedSpaceIntervention(BasisAgnosticIntervention, DistributedRepresen
         for name in self.late_buffers:
             self.register_buffer(name, None)
         if pca is not None:
-            components = torch.as_tensor(pca.components_, dtype=torch.float32)
+            components = torch.as_tensor(pca.components_, dtype=torch.float32)[: self.low_rank_dimension]
+            if self.low_rank_dimension is not None and len(components) < self.low_rank_dimension:
+                raise InterventionArgumentError(
+                    f"PCARotatedSpaceIntervention: low_rank_dimension={self.low_rank_dimension}, and pca has "
+                    f"{len(components)} components"
+                )
             mean = getattr(pca, "mean_", None) if pca_mean is None else pca_mean
             self._set(components, mean, pca_std)
         elif pca_mean is not None or pca_std is not None:
@@ -89,6 +94,20 @@ class PCARotatedSpaceIntervention(BasisAgnosticIntervention, DistributedRepresen
         self.pca_std = _row(1.0 if std is None else std, components)
         if not bool((self.pca_std > 0).all()):
             raise InterventionArgumentError("PCARotatedSpaceIntervention: a feature has standard deviation 0")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        shapes = {n: tuple(state_dict[prefix + n].shape) for n in self.late_buffers if prefix + n in state_dict}
+        components = shapes.get("pca_components", ())
+        width = components[-1] if self.embed_dim is None and components else self.embed_dim
+        fits = len(components) == 2 and components[-1] == width and self.low_rank_dimension in (None, components[0])
+        if shapes and not (fits and shapes.get("pca_mean") == shapes.get("pca_std") == (width,)):
+            errors: list[str] = args[-1]
+            errors.append(
+                f"{prefix}pca_components are (components, width), pca_mean and pca_std (width,), here with width "
+                f"{width} and {self.low_rank_dimension or 'any number of'} components; found {shapes}"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _row(value: Any, components: Tensor) -> Tensor:

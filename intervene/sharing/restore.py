@@ -155,8 +155,9 @@ def _build(key: str, saved: SavedIntervention, kind: type[Intervention]) -> Inte
         raise ArtifactError(f"{key}: {kind.__name__} can't be made with {saved.spec}: {error}") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in saved.state.items()}
-    if made.is_source_constant and "source_representation" in found:
-        wanted["source_representation"] = found["source_representation"]
+    # What comes from data has whatever shape it was saved with.
+    late = [*made.late_buffers, *(["source_representation"] if made.is_source_constant else [])]
+    wanted |= {name: found[name] for name in late if name in found}
     if wanted != found:
         raise ArtifactError(f"{key}: the tensors don't fit {kind.__name__}: {_difference(wanted, found)}")
     try:

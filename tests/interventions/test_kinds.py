@@ -144,6 +144,11 @@ def test_components_come_from_scikit_learns_object_too() -> None:
     assert torch.equal(pca(base, source)[:, [0, 2]], base[:, [0, 2]])
     close(pca(base, source)[:, 1], source[:, 1])
     assert pca.spec() == {"embed_dim": 3}
+    both = SimpleNamespace(components_=[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    first = pv.PCARotatedSpaceIntervention(pca=both, embed_dim=3, low_rank_dimension=1)
+    assert torch.equal(first(base, source)[:, [0, 2]], base[:, [0, 2]])
+    with pytest.raises(InterventionArgumentError, match="low_rank_dimension=3, and pca has 2 components"):
+        pv.PCARotatedSpaceIntervention(pca=both, embed_dim=3, low_rank_dimension=3)
     with pytest.raises(InterventionError, match="no components yet"):
         pv.PCARotatedSpaceIntervention()(base, source)
     with pytest.raises(InterventionArgumentError, match="need as many"):

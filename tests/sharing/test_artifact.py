@@ -59,6 +59,11 @@ TYPES: dict[str, dict[str, Any]] = {
     "jump relu": {"intervention_type": pv.JumpReLUAutoencoderIntervention, "latent_dim": 40},
     "lora": {"intervention_type": pv.LoRAIntervention, "low_rank_dimension": 2},
     "noise": {"intervention_type": pv.NoiseIntervention},
+    "principal components": {
+        "intervention": lambda: pv.PCARotatedSpaceIntervention(embed_dim=WIDTH, low_rank_dimension=3).fit(
+            torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1))
+        )
+    },
     "own keyword": {"intervention": lambda: Halved(embed_dim=WIDTH, share=0.25)},
     "own parameters": {"intervention_type": Scaled},
     "at a head": {"component": "head_query_output", "unit": "h.pos", "intervention_type": pv.ZeroIntervention},
@@ -476,6 +481,18 @@ def test_what_is_broken_or_malicious_is_refused(
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("spoiled", ["pca_components", "pca_mean", "pca_std"])
+@pytest.mark.parametrize("value", [None, torch.ones(3, 25), torch.ones(2, 24)], ids=["gone", "wider", "fewer"])
+def test_principal_components_of_another_shape(
+    spoiled: str, value: Tensor | None, model: nn.Module, tmp_path: Path
+) -> None:
+    folder = pv.IntervenableModel([made(TYPES["principal components"])], model).save(tmp_path / "mine")
+    tensors = {**load_file(tensors_file(folder)), f"layer.1.block_output/{spoiled}": value}
+    replace_tensors(folder, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+    with pytest.raises(pv.ArtifactError, match=r"pca_mean and pca_std \(width,\), here with width 24"):
+        pv.IntervenableModel.load(folder, model=model)
 
 
 def test_another_model(model: nn.Module, tmp_path: Path) -> None:
