@@ -171,6 +171,8 @@ class RepresentationConfig(declarative.RepresentationConfig):
     """
 
     _fields = tuple(f.name for f in fields(declarative.RepresentationConfig))
+    # pyvene doesn't read a size that is given beside an instance; nothing is lost by it.
+    _an_instance_has = ("subspace_partition", "source_representation", "hidden_source_representation")
 
     def _check_component(self) -> None:
         if not any(self.component in table for table in type_to_module_mapping.values()):
@@ -213,6 +215,14 @@ class IntervenableConfig(declarative.IntervenableConfig):
         self.sorted_keys = sorted_keys
         self.intervention_dimensions = intervention_dimensions
         self.intervention_constant_sources = intervention_constant_sources
+
+    def keywords(self, index: int) -> dict[str, Any]:
+        """As intervene's, without sizes that mean nothing to the type, as pyvene hands them to every type."""
+        given, kind = super().keywords(index), self.type_of(index)
+        if kind is not None and not kind.__module__.startswith("intervene."):
+            return given  # a class of the caller's own may read them
+        unused = {"low_rank_dimension", "latent_dim"} - {*(kind.optional_sizes if kind is not None else ())}
+        return {name: value for name, value in given.items() if name not in unused}
 
     def add_intervention(self, representations: Any) -> None:
         """Append representations, each with a type or an intervention of its own."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,14 @@ UNITS = ("pos", "h", "h.pos", "t")
 MODES = ("parallel", "serial")
 Mode = Literal["parallel", "serial"]
 _TENSOR = "tensor"
+# The fields that an intervention is made with, where the representation names a type.
+_OF_INTERVENTION = (
+    "low_rank_dimension",
+    "subspace_partition",
+    "source_representation",
+    "hidden_source_representation",
+    "latent_dim",
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +74,8 @@ class RepresentationConfig:
     hidden_source_representation: bool | None = None
     latent_dim: int | None = None
 
+    _an_instance_has: ClassVar[tuple[str, ...]] = _OF_INTERVENTION
+
     def __post_init__(self) -> None:
         self._check_component()
         if self.unit not in UNITS:
@@ -84,6 +94,20 @@ class RepresentationConfig:
             )
         if self.intervention is not None and not callable(self.intervention):
             raise ConfigError(f"intervention is an Intervention or a function, not {self.intervention!r}")
+        if isinstance(self.intervention, Intervention):
+            self._check_instance(self.intervention)
+
+    def _check_instance(self, instance: Intervention) -> None:
+        """Refuse fields that say something else than the instance was made with, which would do nothing."""
+        for name in self._an_instance_has:
+            asked = getattr(self, name)
+            if asked is None or _made_with(instance, name, asked):
+                continue
+            kind = type(instance).__name__
+            raise ConfigError(
+                f"{name} is given beside an instance, intervention={kind}(...), which was made without it; say it "
+                f"there, {kind}({name}=...), or name the class as intervention_type"
+            )
 
     def _check_component(self) -> None:
         _check_component(self.component)
@@ -127,7 +151,7 @@ class RepresentationConfig:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RepresentationConfig):
             return NotImplemented
-        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return all(alike(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -181,6 +205,12 @@ class IntervenableConfig:
         if representation.intervention_type is not None:
             return representation.intervention_type  # type: ignore[return-value]
         return self.intervention_types[index] if isinstance(self.intervention_types, list) else self.intervention_types
+
+    def keywords(self, index: int) -> dict[str, Any]:
+        """What a representation says about how its intervention is made."""
+        representation = self.representations[index]
+        given = {name: getattr(representation, name) for name in _OF_INTERVENTION}
+        return {name: value for name, value in given.items() if value is not None}
 
     def groups(self) -> list[list[int]]:
         """The representations by group, each with one source: by ``group_key`` in ascending order, or one by one."""
@@ -304,6 +334,20 @@ def _is_component(name: str) -> bool:
     return bare in components() or bare in aliases()
 
 
+def _made_with(instance: Intervention, name: str, asked: Any) -> bool:
+    if name == "hidden_source_representation":
+        return instance.is_source_constant
+    # A class of one's own may keep a keyword to itself.
+    return any(
+        alike(_listed(asked), _listed(has)) for has in (getattr(instance, name, None), instance._given.get(name))
+    )
+
+
+def _listed(value: Any) -> Any:
+    """A partition as lists, however its parts were written."""
+    return [list(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
 def _plain(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return {_TENSOR: value.tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
@@ -335,11 +379,12 @@ def _name(kind: type[Intervention]) -> str:
     return intervention_name(kind)
 
 
-def _same(one: Any, other: Any) -> bool:
+def alike(one: Any, other: Any) -> bool:
+    """Whether two values of a field, tensors or lists of them among others, are the same."""
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(_same(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(alike(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
 
 

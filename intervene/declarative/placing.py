@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from ..paths import way
 from ..ports import Output
 from ..recurrent import RECURRENT, Steps
 from ..sites import Site
-from .config import IntervenableConfig, RepresentationConfig
+from .config import IntervenableConfig, RepresentationConfig, alike
 from .widths import input_width, width
 
 
@@ -66,19 +66,19 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
         ConfigError: a unit that the place doesn't have.
     """
     group_of = {index: group for group, members in enumerate(config.groups()) for index in members}
-    linked: dict[Any, Intervention] = {}
+    linked: dict[Any, tuple[Intervention, int]] = {}
     counts: dict[str, int] = {}
     places = []
     for index, representation in enumerate(config.representations):
         site = _site(adapted, representation)
         link = representation.intervention_link_key
         if link is not None and link in linked:
-            intervention = linked[link]
-            _check_link(intervention, config, index)
+            intervention, first = linked[link]
+            _check_link(intervention, first, config, index)
         else:
             intervention = _intervention(config, index, site.address, width(adapted, site), input_width(adapted, site))
             if link is not None:
-                linked[link] = intervention
+                linked[link] = intervention, index
         seen = counts.setdefault(site.address, 0)
         counts[site.address] += 1
         key = f"{site.address}#{seen}" if seen else site.address
@@ -133,7 +133,7 @@ def _intervention(
     representation = config.representations[index]
     kind = config.type_of(index) if representation.intervention is None else representation.intervention
     assert kind is not None
-    given = {f.name: getattr(representation, f.name) for f in fields(representation) if f.name in _HANDED_ON}
+    given = config.keywords(index)
     if isinstance(kind, type) and "input_dim" in keywords(kind):
         given["input_dim"] = input_dim
     try:
@@ -143,25 +143,23 @@ def _intervention(
         raise InterventionArgumentError(f"{address}: {error}{unknown if embed_dim is None else ''}") from error
 
 
-_HANDED_ON = (
-    "low_rank_dimension",
-    "subspace_partition",
-    "source_representation",
-    "hidden_source_representation",
-    "latent_dim",
-)
-
-
 def _batch_axis(model: nn.Module, site: Site) -> int:
     """1 for a recurrent module that takes time first, as torch's do by default and with them the model, else 0."""
     return int(isinstance(site.port, Steps) and not way(model, site.port.path)[-1].batch_first)
 
 
-def _check_link(intervention: Intervention, config: IntervenableConfig, index: int) -> None:
+def _check_link(intervention: Intervention, first: int, config: IntervenableConfig, index: int) -> None:
     representation = config.representations[index]
     given = representation.intervention
     if given is not intervention and config.type_of(index) is not type(intervention):
         raise ConfigError(
             f"intervention_link_key {representation.intervention_link_key!r} links a {type(intervention).__name__} "
             f"with another intervention: {representation!r}; linked ones are one and the same"
+        )
+    asked, has = config.keywords(index), config.keywords(first)
+    other = [name for name, value in asked.items() if name not in has or not alike(value, has[name])]
+    if other:
+        raise ConfigError(
+            f"intervention_link_key {representation.intervention_link_key!r} links representations that differ in "
+            f"{other[0]}; linked ones are one and the same intervention, so say the same in each, or in the first alone"
         )

@@ -275,6 +275,26 @@ def test_saves_and_loads(tmp_path) -> None:
     assert torch.equal(loaded(*call, **where)[1].logits, expected)
 
 
+@pytest.mark.parametrize("kind", [pv.VanillaIntervention, pv.BoundlessRotatedSpaceIntervention, None])
+def test_a_size_that_means_nothing_to_the_type_is_ignored(kind: Any) -> None:
+    model = intervene.tiny("gpt2")
+    place: dict[str, Any] = {"layer": 1, "component": "mlp_output", "low_rank_dimension": 4, "latent_dim": 3}
+    if kind is None:
+        place["intervention"] = lambda base, source: source
+    else:
+        place["intervention_type"] = kind
+    made = pv.IntervenableModel(pv.IntervenableConfig(place), model)
+    inputs = {"input_ids": torch.tensor([[5, 17, 9]])}
+    assert made(inputs, [inputs])[1].logits.shape[:2] == (1, 3)
+    instance = {
+        "layer": 1,
+        "component": "mlp_output",
+        "low_rank_dimension": 4,
+        "intervention": pv.VanillaIntervention(),
+    }
+    pv.IntervenableModel(pv.IntervenableConfig(instance), model)
+
+
 def test_refusals_say_what_to_do() -> None:
     representation, model = pv.RepresentationConfig(), load("gpt2")
     for options, says in (

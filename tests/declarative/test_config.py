@@ -60,11 +60,44 @@ def test_an_unknown_component_is_told_its_nearest():
         ({"intervention_type": "VanilaIntervention"}, "VanillaIntervention"),
         ({"intervention": 3}, "function"),
         ({"component": 3}, "name or a module path"),
+        *(
+            ({"intervention": pv.LowRankRotatedSpaceIntervention(embed_dim=4, low_rank_dimension=2), **field}, says)
+            for field, says in (
+                ({"low_rank_dimension": 3}, r"low_rank_dimension is given beside .*Intervention\(low_rank_dimension="),
+                ({"latent_dim": 3}, "latent_dim is given beside"),
+                ({"subspace_partition": [[0, 1]]}, "subspace_partition is given beside"),
+                ({"source_representation": torch.ones(4)}, "source_representation is given beside"),
+                ({"hidden_source_representation": True}, "hidden_source_representation is given beside"),
+            )
+        ),
     ],
 )
 def test_bad_fields_are_refused(fields, says):
     with pytest.raises(pv.InterveneError, match=says):
         pv.RepresentationConfig(**fields)
+
+
+def test_fields_beside_an_instance_may_say_what_it_was_made_with():
+    source = torch.ones(4)
+    made = pv.LowRankRotatedSpaceIntervention(
+        embed_dim=4, low_rank_dimension=2, subspace_partition=[(0, 1)], source_representation=source
+    )
+    pv.RepresentationConfig(
+        intervention=made,
+        low_rank_dimension=2,
+        subspace_partition=[[0, 1]],
+        source_representation=source.clone(),
+        hidden_source_representation=True,
+    )
+
+
+def test_linked_representations_say_the_same(gpt2):
+    first = {"intervention_type": pv.LowRankRotatedSpaceIntervention, "low_rank_dimension": 2}
+    link = {"intervention_link_key": "a"}
+    with pytest.raises(pv.ConfigError, match="links representations that differ in low_rank_dimension"):
+        pv.IntervenableModel([{**first, **link}, {**first, **link, "layer": 1, "low_rank_dimension": 3}], gpt2)
+    one, two = pv.IntervenableModel([{**first, **link}, {**first, **link, "layer": 1}], gpt2).places
+    assert one.intervention is two.intervention
 
 
 def test_bad_configs_are_refused():
