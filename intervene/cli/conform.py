@@ -15,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import options
-from .console import interactive, print_json, stderr, stdout
+from .console import CommandError, interactive, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from ..conformance import Report, Subject
@@ -80,6 +80,7 @@ def run(
     jobs: Annotated[
         int, typer.Option(min=1, help="Processes; each family then has one of its own, whatever its library imports.")
     ] = 1,
+    device: Annotated[str, typer.Option(metavar="NAME", help="Where the models are run: cpu, cuda, cuda:1.")] = "cpu",
     as_json: options.Json = False,
 ) -> None:
     """Hold an adapter and its spec against every law.
@@ -93,7 +94,7 @@ def run(
     if bool(adapters) == every:
         raise typer.BadParameter("name adapters, or say --all", param_hint="ADAPTER")
     names = list(adapters or _installed())
-    reports = _check(names, law, component, profile.value, seed, expected_failures, jobs)
+    reports = _check(names, law, component, profile.value, seed, expected_failures, jobs, device)
     if html is not None:
         write_html(reports, html)
     if markdown is not None:
@@ -118,10 +119,11 @@ def _check(
     seed: int | None,
     expected_failures: Path | None,
     jobs: int,
+    device: str,
 ) -> list[Report]:
     from ..conformance import check_adapter, generate_checks
 
-    subjects = _subjects(names)
+    subjects = _subjects(names, device)
     for subject in subjects:
         # Refused before anything runs, with the option that is wrong.
         _usage("--law", partial(list, generate_checks(subject, laws_=laws)))
@@ -130,7 +132,7 @@ def _check(
     asked: dict[str, Any] = {"profile": profile, "laws": laws, "components": components, "seed": seed}
     each = [{**asked, "expected_failures": expected[s.spec.family]} for s in subjects]
     if jobs > 1:
-        return _side_by_side(names, each, jobs)
+        return _side_by_side(names, each, jobs, device)
     reports = []
     for subject, options_ in zip(subjects, each, strict=True):
         count = sum(1 for _ in generate_checks(subject, laws_=laws, components=components))
@@ -145,40 +147,45 @@ def _installed() -> list[str]:
     return sorted(name for name, adapter in families().items() if adapter.available())
 
 
-def _side_by_side(names: Sequence[str], each: Sequence[dict[str, Any]], jobs: int) -> list[Report]:
+def _side_by_side(names: Sequence[str], each: Sequence[dict[str, Any]], jobs: int, device: str) -> list[Report]:
     """The reports of several families, each checked in a new process."""
     found: dict[str, Report] = {}
     with (
         multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool,
         _bar("Families", len(names)) as advance,
     ):
-        for name, report in pool.imap_unordered(_one, zip(names, each, strict=True)):
+        for name, report in pool.imap_unordered(partial(_one, device), zip(names, each, strict=True)):
             found[name] = report
             if advance is not None:
                 advance(name)
     return [found[name] for name in names]
 
 
-def _one(asked: tuple[str, dict[str, Any]]) -> tuple[str, Report]:
+def _one(device: str, asked: tuple[str, dict[str, Any]]) -> tuple[str, Report]:
     import torch
 
-    from ..conformance import check_adapter
+    from ..conformance import Subject, check_adapter
     from ..conformance.target import load_adapter
 
     # The processes share the cores, and the models are too small to be worth two threads.
     torch.set_num_threads(1)
     name, how = asked
-    return name, check_adapter(load_adapter(name), **how)
+    return name, check_adapter(Subject(load_adapter(name), device=device), **how)
 
 
-def _subjects(names: Sequence[str]) -> list[Subject]:
+def _subjects(names: Sequence[str], device: str) -> list[Subject]:
     from ..conformance.subject import Subject
     from ..conformance.target import TargetError, load_adapter
+    from . import loading
 
+    try:
+        loading.usable_device(device)
+    except CommandError as error:
+        raise typer.BadParameter(str(error), param_hint="--device") from error
     subjects: dict[str, Subject] = {}
     for name in names:
         try:
-            subject = Subject(load_adapter(name))
+            subject = Subject(load_adapter(name), device=device)
         except TargetError as error:
             raise typer.BadParameter(str(error), param_hint="ADAPTER") from error
         if subject.spec.family in subjects:

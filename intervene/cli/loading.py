@@ -87,7 +87,7 @@ def causal_lm(
     if name.startswith(TINY):
         raise CommandError(f"{name} has random weights and no tokenizer, so it has no facts to trace")
     package = transformers()
-    place = _device(device)
+    place = usable_device(device)
     config = read_config(name, revision)
     if type(config) not in package.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CommandError(
@@ -160,7 +160,12 @@ def _looks_local(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
 
 
-def _device(asked: str | None) -> torch.device:
+def usable_device(asked: str | None) -> torch.device:
+    """The device of that name; None stands for cuda where there is one, else the CPU.
+
+    Raises:
+        CommandError: it isn't there.
+    """
     if asked is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -118,6 +118,12 @@ def test_expected_failures(broken: str, tmp_path: Path) -> None:
     assert "unexpected pass" in result.stdout
 
 
+def test_the_models_are_run_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's meta device, which draws no random numbers, no check can run."""
+    (report,) = json.loads(conform(PLAIN, *FEW, "--device", "meta", "--json").stdout)["reports"]
+    assert "'meta'" in report["outcomes"][0]["message"]
+
+
 def test_thorough_tells_its_seed() -> None:
     (report,) = json.loads(conform(PLAIN, *FEW, "--profile", "thorough", "--json").stdout)["reports"]
     assert isinstance(report["seed"], int)
@@ -131,6 +137,7 @@ def test_thorough_tells_its_seed() -> None:
         (("gpt2", "--all"), "name adapters, or say --all"),
         (("gpt2", "--jobs", "0"), "--jobs"),
         (("gpt",), "no family 'gpt'; there are"),
+        (("gpt2", "--device", "gpu"), "device 'gpu' can't be used"),
         (("gpt2", "--law", "idetity"), "Did you mean 'identity'?"),
         (("gpt2", "--component", "query"), "no component 'query'"),
         (("gpt2", "--profile", "fast"), "'fast'"),
