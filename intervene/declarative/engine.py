@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +26,14 @@ class Round:
         acts: by group.
         sources: the inputs of each group's source run; None where it has none.
         attention: the attention implementation to run with.
+        run: runs the model with a source's inputs.
     """
 
     adapted: Adapted
     acts: list[list[Act]]
     sources: list[Any]
     attention: str | None = None
+    run: Callable[[nn.Module, Any], Any] = run
 
     def parallel(self) -> Writes:
         """Read every source; what is to be written into the base."""
@@ -43,10 +45,7 @@ class Round:
                 # One run for all the groups that have the same source.
                 wanted.setdefault(id(source), (source, []))[1].extend(sites)
         for key, (source, sites) in wanted.items():
-            args, kwargs = arguments(source)
-            read[key] = self.adapted.read(
-                sites, *args, grad=torch.is_grad_enabled(), attention=self.attention, **kwargs
-            )
+            read[key] = self._read(source, sites)
         placed = [
             (act.place.index, act.writes(read.get(id(source))))
             for source, acts in zip(self.sources, self.acts, strict=True)
@@ -62,10 +61,18 @@ class Round:
             sites = [site for act in acts if act.reads for site in act.read_sites()]
             if source is not None and sites:
                 with self.session(pending, sites) as session:
-                    run(self.adapted.model, source)
+                    self.run(self.adapted.model, source)
                 read, pending = session.values, []
             pending = [*pending, *(write for act in acts for write in act.writes(read))]
         return pending
+
+    def _read(self, source: Any, sites: Sequence[Site]) -> Mapping[Site, Any]:
+        if self.run is not run:
+            with self.session([], sites) as session:
+                self.run(self.adapted.model, source)
+            return session.values
+        args, kwargs = arguments(source)
+        return self.adapted.read(sites, *args, grad=torch.is_grad_enabled(), attention=self.attention, **kwargs)
 
     def session(self, writes: Writes, reads: Sequence[Site] = ()) -> Session:
         """A session with these writes and reads."""

@@ -18,7 +18,7 @@ from ..selection import Frame, find_axis
 from ..sites import Site
 from .acts import Act, Writer, Writes
 from .engine import Round
-from .inputs import arguments
+from .inputs import arguments, run
 from .padding import columns_of
 
 
@@ -35,6 +35,21 @@ def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
         # On an accelerator a static cache has transformers compile the model, anew for whatever a hook does next.
         options["disable_compile"] = True
     return model.generate(*args, **kwargs, **options)  # type: ignore[operator]
+
+
+def prefill(model: nn.Module, prompt: Any) -> None:
+    """Run the model over a prompt as its ``generate`` does before the first token.
+
+    What `generate` adds to a prompt (positions that count from the first real token, a decoder's start token) is then
+    there as it is for the base.
+    """
+    if not hasattr(model, "generation_config"):
+        run(model, prompt)  # not transformers' generate, so that nothing is known of what it takes or adds
+        return
+    one = {"max_new_tokens": 1, "min_new_tokens": None, "max_length": None, "min_length": 0, "max_time": None}
+    alone = {"num_beams": 1, "num_return_sequences": 1, "prefill_chunk_size": None}
+    with same_chances(model):
+        generate(model, prompt, **one, **alone, return_dict_in_generate=False)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from . import display
 from .acts import Act, acts_of
 from .config import IntervenableConfig, Representations
 from .engine import Round, checkpoints, frozen
-from .generation import chunked, generate, generated_along, same_chances
+from .generation import chunked, generate, generated_along, prefill, same_chances
 from .inputs import batch_of, run
 from .locations import Location, sides
 from .moments import InTime, moments
@@ -227,7 +227,9 @@ class IntervenableModel(nn.Module):
 
         Args:
             base: the prompt: what a tokenizer gives, or a tensor of tokens.
-            sources, unit_locations, source_representations, subspaces, activations_sources, attention: as in a call.
+            sources: as in a call, each a prompt: it is run as ``generate`` runs a prompt, positions that count from the
+                first real token and a decoder's start token included.
+            unit_locations, source_representations, subspaces, activations_sources, attention: as in a call.
             output_original_output: generate without interventions too, with the same random numbers.
             when: when to act. ``"prompt"``; ``"generated"``, every generated token; ``"all"``, both; generated tokens
                 by an int, a slice, a range or a list; a schedule ``{token: strength}``, 1 being in full; or a function
@@ -270,6 +272,7 @@ class IntervenableModel(nn.Module):
             if generate_sources:
                 writes = generated_along(plan, options)
             else:
+                plan.run = prefill
                 writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
             timed = InTime(
                 writes,

@@ -288,7 +288,6 @@ def test_sources_of_one_run_meet_the_base_token_by_token() -> None:
 
     for left, right in ((2, 0), (0, 1), (3, 1)):
         base, source = padded(ids, left), padded(other, right)
-        source["position_ids"] = (source["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         for options in CACHES.values():
             found = generate(intervenable, base, [source], **options)
             assert torch.equal(found[:, left:], expected)
@@ -463,6 +462,13 @@ def test_an_encoder_decoder_by_module_paths() -> None:
             assert not torch.equal(found, unchanged)
             uncached = generate(intervenable, inputs, **said, **{**options, "use_cache": False})
             assert torch.equal(found, uncached)
+    # A source is a prompt too: it needs no decoder's tokens, and what its encoder ends with decides everything.
+    other = {"input_ids": inputs["input_ids"].flip(0)}
+    for mode in ("parallel", "serial"):
+        config = pv.IntervenableConfig([{"component": "encoder.final_layer_norm.output"}], mode=mode)
+        found = generate(pv.IntervenableModel(config, model), inputs, [other])
+        assert torch.equal(found, plain(model, other))
+        assert not torch.equal(found, plain(model, inputs))
     # The first token comes from the decoder's prompt, its start token, alone.
     found = generate(decoder, inputs, when="generated")
     assert torch.equal(found[:, 1], plain(model, inputs)[:, 1])
@@ -488,7 +494,7 @@ def test_captions_of_images() -> None:
         (vision, {"unit_locations": {"base": 0}}),
     ]
     for inputs in ({"pixel_values": pixels}, {"pixel_values": pixels, **text}):
-        fixed = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
+        fixed: dict[str, Any] = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
         unchanged = model.generate(**inputs, **fixed)
         for intervenable, said in cases:
             for beams in (1, 2):
@@ -497,6 +503,14 @@ def test_captions_of_images() -> None:
                     found, intervenable.generate(inputs, **said, **fixed, num_beams=beams, use_cache=False)
                 )
             assert not torch.equal(intervenable.generate(inputs, **said, **fixed), unchanged)
+        other = {**inputs, "pixel_values": pixels.flip(0)}
+        theirs = model.generate(**other, **fixed)
+        swap = pv.IntervenableModel([{"component": "vision.block_output", "layer": -1}], model)
+        assert torch.equal(swap.generate(inputs, [other], **fixed), theirs)
+        swap = pv.IntervenableModel([{"component": "text_decoder.block_output", "layer": -1}], model)
+        found = swap.generate(inputs, [other], {"sources->base": -1}, when="prompt", **fixed)
+        prompt_columns = theirs.shape[1] - STEPS
+        assert torch.equal(found[:, prompt_columns], theirs[:, prompt_columns])
 
 
 def test_heads_and_module_inputs_in_time() -> None:
