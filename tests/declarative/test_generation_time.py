@@ -464,9 +464,10 @@ def test_an_encoder_decoder_by_module_paths() -> None:
             assert torch.equal(found, uncached)
     # A source is a prompt too: it needs no decoder's tokens, and what its encoder ends with decides everything.
     other = {"input_ids": inputs["input_ids"].flip(0)}
-    for mode in ("parallel", "serial"):
-        config = pv.IntervenableConfig([{"component": "encoder.final_layer_norm.output"}], mode=mode)
-        found = generate(pv.IntervenableModel(config, model), inputs, [other])
+    modes: list[Any] = ["parallel", "serial"]
+    for mode in modes:
+        swap = pv.IntervenableConfig([{"component": "encoder.final_layer_norm.output"}], mode=mode)
+        found = generate(pv.IntervenableModel(swap, model), inputs, [other])
         assert torch.equal(found, plain(model, other))
         assert not torch.equal(found, plain(model, inputs))
     # The first token comes from the decoder's prompt, its start token, alone.
