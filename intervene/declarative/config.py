@@ -354,7 +354,8 @@ def _plain(name: str, value: Any) -> Any:
     if isinstance(value, type):
         return _name(value)
     if isinstance(value, Intervention):
-        return {"type": _name(type(value)), "spec": value.spec()}
+        state = {key: _plain(key, tensor.detach()) for key, tensor in value.state_dict().items()}
+        return {"type": _name(type(value)), "spec": value.spec(), **({"state": state} if state else {})}
     if name == "intervention":
         raise ConfigError(
             f"a function ({value!r}) cannot be written down; derive a class from Intervention and name it as "
@@ -369,7 +370,13 @@ def _rich(name: str, value: Any) -> Any:
     if isinstance(value, Mapping) and _TENSOR in value:
         return torch.tensor(value[_TENSOR], dtype=getattr(torch, value["dtype"]))
     if name == "intervention" and isinstance(value, Mapping):
-        return intervention_class(value["type"])(**value["spec"])
+        made = intervention_class(value["type"])(**value["spec"])
+        state = {key: _rich(key, tensor) for key, tensor in value.get("state", {}).items()}
+        try:
+            made.load_state_dict(state, strict=bool(state), assign=True)
+        except RuntimeError as error:
+            raise ConfigError(f"what the config says of a {type(made).__name__} doesn't fit it: {error}") from error
+        return made
     return value
 
 

@@ -168,11 +168,35 @@ def test_goes_to_json_and_back():
     assert again != pv.IntervenableConfig(mode="serial")
 
 
-def test_an_instance_goes_to_json_by_its_class_and_spec():
-    instance = pv.LowRankRotatedSpaceIntervention(embed_dim=6, low_rank_dimension=2)
+@pytest.mark.parametrize(
+    "instance",
+    [
+        pv.LowRankRotatedSpaceIntervention(embed_dim=6, low_rank_dimension=2).to(torch.bfloat16),
+        pv.AdditionIntervention(source_representation=torch.linspace(0, 1, 6)),
+        pv.PCARotatedSpaceIntervention(low_rank_dimension=2).fit(torch.randn(9, 6)),
+        pv.BoundlessRotatedSpaceIntervention(embed_dim=6, temperature=3.0),
+        pv.VanillaIntervention(),
+    ],
+    ids=lambda instance: type(instance).__name__,
+)
+def test_an_instance_goes_to_json_with_what_it_holds(instance):
     again = pv.IntervenableConfig.from_json(pv.IntervenableConfig({"intervention": instance}).to_json())
     made = again.representations[0].intervention
-    assert type(made) is pv.LowRankRotatedSpaceIntervention
+    assert type(made) is type(instance)
     assert made.spec() == instance.spec()
+    state, found = instance.state_dict(), made.state_dict()
+    assert list(state) == list(found)
+    assert all(torch.equal(state[n], found[n]) and state[n].dtype == found[n].dtype for n in state)
+    base, source = torch.randn(2, 3, 6), torch.randn(2, 3, 6)
+    given = [source] if instance.needs_source else []
+    assert torch.equal(made(base, *given), instance(base, *given))
+
+
+def test_what_an_instance_cannot_be_is_refused():
+    instance = pv.LowRankRotatedSpaceIntervention(embed_dim=6, low_rank_dimension=2)
+    said = pv.IntervenableConfig({"intervention": instance}).to_dict()
+    said["representations"][0]["intervention"]["spec"]["embed_dim"] = 5
+    with pytest.raises(pv.ConfigError, match="says of a LowRankRotatedSpaceIntervention doesn't fit it"):
+        pv.IntervenableConfig.from_dict(said)
     with pytest.raises(pv.ConfigError, match="derive a class"):
         pv.IntervenableConfig({"intervention": lambda base: base}).to_dict()
