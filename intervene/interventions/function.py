@@ -42,7 +42,9 @@ class FunctionIntervention(Intervention):
         given = source if optional else self.resolve_source(base, source)
         if given is not None and self._takes < 2:
             raise InterventionError(f"{self._name()} takes no source; call it without one")
-        arguments = [base, None if given is None else like(base, given, self._name()), subspaces][: self._takes]
+        # A copy: a function that works in place must not reach the caller's own tensor.
+        copied = None if given is None else like(base, given, self._name()).clone()
+        arguments = [base, copied, subspaces][: self._takes]
         while len(arguments) > self._required and arguments[-1] is None:
             arguments.pop()  # so that the function's own default holds
         result = self.function(*arguments)

@@ -661,3 +661,17 @@ def test_steps_by_row_where_time_comes_first():
         torch.testing.assert_close(patched[:, row], alone[:, row])
     with pytest.raises(pv.SelectionError, match="3 row"):
         intervenable(base, [source], unit_locations={"sources->base": [[1], [0], [2]]})
+
+
+def test_a_function_that_works_in_place_reaches_nothing_of_the_callers(gpt2, base):
+    def add(part, source):
+        source += part
+        part += source
+        return part
+
+    given = torch.ones(2, 5, gpt2.config.n_embd)
+    intervenable = pv.IntervenableModel([{"layer": 0, "intervention": add}], gpt2)
+    _, changed = intervenable(base, source_representations=given)
+    _, again = intervenable(base, source_representations=given)
+    assert torch.equal(given, torch.ones_like(given))
+    assert torch.equal(changed.logits, again.logits)
