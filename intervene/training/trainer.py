@@ -32,6 +32,9 @@ class AlignmentModule(nn.Module):
         TrainingError: none of the interventions has trainable parameters.
     """
 
+    accepts_loss_kwargs = False
+    """Tells Trainer that the loss is a mean over the batch, to be divided when gradients are accumulated."""
+
     def __init__(
         self, intervenable: IntervenableModel, *, prepare: Prepare | None = None, loss: Objective = interchange_loss
     ) -> None:
@@ -42,8 +45,9 @@ class AlignmentModule(nn.Module):
         self._prepare = prepare
         self._loss = loss
 
-    def forward(self, **batch: Any) -> dict[str, Tensor]:
+    def forward(self, labels: Any = None, **batch: Any) -> dict[str, Tensor]:
         """``{"loss": ..., "logits": ...}`` of a batch."""
-        call = prepared(batch, self._prepare)
+        # Labels by name, for by that Trainer knows that it can evaluate.
+        call = prepared(batch if labels is None else {**batch, "labels": labels}, self._prepare)
         logits = logits_of(call.run(self.intervenable))
         return {"loss": self._loss(logits, call.labels), "logits": logits}
