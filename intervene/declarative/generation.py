@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -33,7 +34,13 @@ def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
     args, kwargs = arguments(inputs)
     if hasattr(model, "_valid_auto_compile_criteria") and not {"disable_compile", "compile_config"} & set(options):
         # On an accelerator a static cache has transformers compile the model, anew for whatever a hook does next.
-        options["disable_compile"] = True
+        given = options.get("generation_config")
+        if given is None:
+            options["disable_compile"] = True
+        else:
+            # Transformers means to refuse an option beside a generation_config.
+            options["generation_config"] = copy(given)
+            options["generation_config"].disable_compile = True
     return model.generate(*args, **kwargs, **options)  # type: ignore[operator]
 
 
@@ -48,8 +55,9 @@ def prefill(model: nn.Module, prompt: Any) -> None:
         return
     one = {"max_new_tokens": 1, "min_new_tokens": None, "max_length": None, "min_length": 0, "max_time": None}
     alone = {"num_beams": 1, "num_return_sequences": 1, "prefill_chunk_size": None}
+    bare = {"return_dict_in_generate": False, "output_scores": False}
     with same_chances(model):
-        generate(model, prompt, **one, **alone, return_dict_in_generate=False)
+        generate(model, prompt, **one, **alone, **bare)
 
 
 @contextmanager

@@ -254,6 +254,31 @@ def test_a_source_generated_along_is_written_token_by_token() -> None:
     assert torch.equal(found[:, 6], theirs[:, 3])
 
 
+def test_what_the_model_generates_by_default_is_not_what_a_source_is_read_by() -> None:
+    """A source is read in one run, however the base is generated: by defaults of the model or by a config."""
+    from transformers import GenerationConfig
+
+    model = tiny("gpt2")
+    intervenable = pv.IntervenableModel([{"layer": 1, "component": "block_output"}], model)
+    said: dict[str, Any] = {"num_beams": 2, "num_return_sequences": 2, "pad_token_id": 0, "min_length": 10}
+    said |= {"max_length": 11, "return_dict_in_generate": True, "output_scores": True, "do_sample": False}
+    locations = {"sources->base": (1, 3)}
+    other = {"input_ids": PADDED.flip(0)}
+    expected = intervenable.generate(prompt(), [other], locations, **said)
+    assert len(expected.sequences) == 4
+    own, model.generation_config = model.generation_config, GenerationConfig(**said, eos_token_id=2)
+    config = GenerationConfig(**said)
+    before = config.to_dict()
+    try:
+        by_default = intervenable.generate(prompt(), [other], locations)
+    finally:
+        model.generation_config = own
+    by_config = intervenable.generate(prompt(), [other], locations, generation_config=config)
+    assert torch.equal(by_default.sequences, expected.sequences)
+    assert torch.equal(by_config.sequences, expected.sequences)
+    assert config.to_dict() == before
+
+
 def test_sampling_is_not_disturbed_by_a_source_generated_along() -> None:
     model = tiny("gpt2")
     intervenable = pv.IntervenableModel([{"layer": 1, "component": "block_output"}], model)
