@@ -77,7 +77,10 @@ class Adapted:
             raise self._no_component(component, name, tower)
         having = list(dict.fromkeys(s.tower for s in found))
         if len(having) > 1:
-            raise UnknownSiteError(f"{component} exists in the towers {', '.join(map(str, having))}: say tower=...")
+            raise UnknownSiteError(
+                f"{component} exists in the towers {', '.join(map(str, having))}: say tower=..., or "
+                f"'{having[0]}.{component}' in a config"
+            )
         if found[0].layer is None:
             if layer is not None:
                 raise UnknownSiteError(f"{component} exists once in a model: ask for it without a layer")
