@@ -180,7 +180,7 @@ __all__ = [
     "train_alignment",
 ]
 
-_ON_DEMAND = ("conformance", "demo", "specs")
+_ON_DEMAND = ("conformance", "demo", "specs", "steering")
 
 
 def __getattr__(name: str) -> _ModuleType:
