@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,8 +122,14 @@ class Writer:
             return [list(given)] * len(rows)  # type: ignore[arg-type]
         return [list(given[row]) for row in rows]  # type: ignore[arg-type]
 
-    def run(self, part: Tensor, source: Tensor | None, subspaces: Any) -> Tensor:
+    def run(self, part: Tensor, source: Tensor | None, subspaces: Any, places: Tensor | None = None) -> Tensor:
         """The intervention's result for a part of the activation and of the source.
+
+        Args:
+            part: of the activation.
+            source: of the source.
+            subspaces: by row.
+            places: for an intervention that acts by place, where it isn't to count the part's own positions.
 
         Raises:
             ShapeMismatchError: a source that doesn't fit.
@@ -136,11 +143,25 @@ class Writer:
                 )
             source = source.to(part.device)
         # A class of a user's own may do without subspaces.
-        new: Any = intervention(part, source, *([subspaces] if subspaces is not None else []), **self.act.extra)
+        with _at(intervention, places):
+            new: Any = intervention(part, source, *([subspaces] if subspaces is not None else []), **self.act.extra)
         if isinstance(new, InterventionOutput):
             self.act.outputs.append(new)
             new = new.output
         return new  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _at(intervention: Any, places: Tensor | None) -> Iterator[None]:
+    """Tell an intervention that acts by place which positions it is called with."""
+    if places is None:
+        yield
+        return
+    intervention.places = places
+    try:
+        yield
+    finally:
+        intervention.places = None
 
 
 def acts_of(

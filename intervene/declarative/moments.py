@@ -297,7 +297,17 @@ class _Moment(Timed):
         """What the intervention makes of a piece."""
         times = self._times(part)
         rows = [row // times for row in (range(len(part)) if piece.rows is None else piece.rows)]
-        return self._writer.run(sub, self._source(piece, part, rows), self._writer.subspaces(rows))
+        writer = self._writer
+        places = self._places(piece, rows) if writer.act.intervention.by_place else None
+        return writer.run(sub, self._source(piece, part, rows), writer.subspaces(rows), places)
+
+    def _places(self, piece: Piece, rows: Sequence[int]) -> Tensor:
+        """Which of all that are acted on a piece's positions are, (rows or 1, positions); padding doesn't count."""
+        if piece.entries is not None and not piece.generated:
+            return torch.tensor([list(piece.entries)])
+        firsts = [0] if self._padding is None else [self._padding[row] for row in rows]
+        columns: Any = piece.columns
+        return torch.tensor([[max(column - first, 0) for column in columns] for first in firsts])
 
     def _source(self, piece: Piece, part: Tensor, rows: list[int]) -> Tensor | None:
         """The source's part for a piece, which has these of the prompt's rows."""

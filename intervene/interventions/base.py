@@ -36,6 +36,8 @@ class Intervention(nn.Module):
         source_is_input: the source is the input of the site's module, from the same run unless another is given.
         optional_sizes: which of ``low_rank_dimension`` and ``latent_dim`` mean something to the class.
         late_buffers: buffers that have no shape before data or a state dict gives them one.
+        by_place: what it does to a position depends on which of those acted on it is. In generation, where a forward
+            sees some of them alone, it has an attribute ``places`` while it is called, (rows or 1, positions).
     """
 
     trainable: bool = False
@@ -46,6 +48,7 @@ class Intervention(nn.Module):
     is_repr_distributed: ClassVar[bool] = False
     optional_sizes: ClassVar[tuple[str, ...]] = ()
     late_buffers: ClassVar[tuple[str, ...]] = ()
+    by_place: ClassVar[bool] = False
 
     source_representation: Tensor | None
     _given: dict[str, Any]

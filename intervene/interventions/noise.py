@@ -25,12 +25,15 @@ class NoiseIntervention(SourcelessIntervention, LocalistRepresentationInterventi
     Shapes: base (batch, ..., positions, width), or (batch, width); no source.
     """
 
+    by_place = True
+
     def __init__(self, *, noise_level: float = 0.13462981581687927, seed: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if noise_level < 0:
             raise InterventionArgumentError(f"NoiseIntervention: noise_level is not negative, found {noise_level}")
         self.noise_level = float(noise_level)
         self.seed = int(seed)
+        self.places: Tensor | None = None
         self._drawn = torch.empty(0, 0)
 
     def resolve_source(self, base: Tensor, source: Tensor | None) -> Tensor:
@@ -38,9 +41,10 @@ class NoiseIntervention(SourcelessIntervention, LocalistRepresentationInterventi
             return super().resolve_source(base, source)
         between, positions = base.shape[1:-2], base.shape[-2] if base.dim() > 2 else 1
         # Positions first, so that more of them leave the noise of the earlier ones as it is.
-        noise = self._noise(positions, base[0].numel() // positions)
-        noise = noise.reshape(positions, *between, base.shape[-1]).movedim(0, -2)
-        return noise.to(base).expand(base.shape)
+        places = torch.arange(positions).unsqueeze(0) if self.places is None else self.places
+        noise = self._noise(int(places.max()) + 1, base[0].numel() // positions)[places]
+        noise = noise.reshape(*places.shape, *between, base.shape[-1]).movedim(1, -2)
+        return (noise if base.dim() > 2 else noise.squeeze(-2)).to(base).expand(base.shape)
 
     def operate(self, base: Tensor, source: Tensor) -> Tensor:
         return base + self.noise_level * source

@@ -225,6 +225,21 @@ def test_each_row_of_a_batch_is_as_alone(beams: int) -> None:
         assert torch.equal(both[row, pads:], found[0])
 
 
+@pytest.mark.parametrize("said", [{}, {"when": "prompt"}, {"unit_locations": {"base": [1, 3]}, "when": "generated"}])
+def test_noise_is_that_of_its_place_whatever_the_cache_and_the_padding(said: dict[str, Any]) -> None:
+    """Corruption under a cache is the uncached run's: no position has the noise of another forward's first."""
+    model = tiny("gpt2")
+    noise = pv.NoiseIntervention(noise_level=4.0, seed=2)
+    intervenable = pv.IntervenableModel([{"layer": 0, "component": "block_output", "intervention": noise}], model)
+    expected = generate(intervenable, prompt(2), **said, use_cache=False)
+    for how in ways("gpt2"):
+        assert torch.equal(generate(intervenable, prompt(2), **said, **CACHES[how]), expected)
+    for row, pads in enumerate((2, 0)):
+        alone = {"input_ids": prompt()["input_ids"][row : row + 1, pads:]}
+        assert torch.equal(generate(intervenable, alone, **said)[0], expected[row, pads:])
+    assert noise.places is None
+
+
 # -- sources ----------------------------------------------------------------------------------------------------------
 
 
