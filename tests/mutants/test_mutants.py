@@ -11,6 +11,7 @@ from intervene.adapter import Adapter
 from intervene.conformance import Outcome, Status, all_laws
 
 from . import MUTANTS, Mutant
+from .killed import PAGE
 from .mutant import run
 
 _each = pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
@@ -40,3 +41,10 @@ def test_names_are_unique() -> None:
 
 def test_every_law_has_a_mutant_that_it_has_to_kill() -> None:
     assert {m.law for m in MUTANTS} == set(all_laws())
+
+
+def test_the_page_lists_every_mutant_and_no_other() -> None:
+    """Whether what it says of them is still so, only `python -m tests.mutants.killed --write` can tell."""
+    listed = [line.split("`")[1] for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    mutants = [name for name in listed if name not in all_laws()]
+    assert mutants == [m.name for m in MUTANTS]
