@@ -24,7 +24,9 @@ def test_every_component_can_be_named_and_has_the_width_that_is_said(name: str) 
     model, inputs = drawn(name)
     adapted = pv.adapt(model)
     named = {(site.component, site.tower): site for site in adapted.sites if site.layer in (None, 0)}
-    attention = "eager" if getattr(getattr(model, "config", None), "_attn_implementation", None) == "sdpa" else None
+    towers = adapted.adapter.load_spec().towers if adapted.adapter is not None else {}
+    eager = any("eager" in tower.attention_implementations for tower in towers.values())
+    attention = "eager" if eager else None
     for (component, tower), site in named.items():
         if component == "ssm_state":  # flows by in decoding alone
             continue

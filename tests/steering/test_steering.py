@@ -71,10 +71,11 @@ def test_difference_of_means(adapted: intervene.Adapted, component: str) -> None
 
 
 def test_ablate() -> None:
-    direction, x = torch.randn(6), torch.randn(2, 3, 6)
+    generator = torch.Generator().manual_seed(0)
+    direction, x = (torch.randn(n, generator=generator, dtype=torch.float64) for n in ((6,), (2, 3, 6)))
     write = ablate(direction)
     once = write(x)
-    assert torch.allclose(once @ direction, torch.zeros(2, 3), atol=1e-5)
+    assert torch.allclose(once @ direction, torch.zeros(2, 3, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(write(once), once, atol=1e-6)
     across = x - once
     assert torch.allclose(across, (across @ direction / direction.norm()).unsqueeze(-1) * direction / direction.norm())
@@ -95,7 +96,7 @@ def test_a_direction_of_another_width(adapted: intervene.Adapted, model: Any) ->
 
 
 def test_an_ablated_direction_is_gone_from_every_layer(adapted: intervene.Adapted, model: Any) -> None:
-    direction, ids = torch.randn(24), tokens(2, 4, 3)
+    direction, ids = torch.randn(24, generator=torch.Generator().manual_seed(1)), tokens(2, 4, 3)
     outputs = adapted.sites.filter(component="block_output")
     assert adapted.read(outputs, input_ids=ids)[outputs[2]].matmul(direction).abs().max() > 0.1
     with adapted.session(reads=outputs, writes=ablation_writes(adapted, direction)) as session:
@@ -162,7 +163,7 @@ def test_what_has_no_heads(adapted: intervene.Adapted) -> None:
 
 
 def test_strengths(adapted: intervene.Adapted, model: Any, tmp_path: Any) -> None:
-    ids, vector = tokens(3, 4, 7), torch.randn(24)
+    ids, vector = tokens(3, 4, 7), torch.randn(24, generator=torch.Generator().manual_seed(2))
     site = adapted.site("block_output", 2)
 
     def metric(output: Any) -> Tensor:
