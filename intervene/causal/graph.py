@@ -13,7 +13,7 @@ from ..errors import CausalModelError, did_you_mean
 
 def check(
     variables: Sequence[str],
-    values: Mapping[str, Sequence[Any]],
+    values: Mapping[str, Any],
     parents: Mapping[str, Sequence[str]],
     functions: Mapping[str, Callable[..., Any]],
 ) -> None:
@@ -39,11 +39,11 @@ def check(
 def _check_variable(
     variable: str,
     variables: Sequence[str],
-    values: Sequence[Any],
+    values: Any,
     parents: Sequence[str],
     function: Callable[..., Any],
 ) -> None:
-    if len(values) == 0:
+    if not callable(values) and len(values) == 0:
         raise CausalModelError(f"variable {variable!r} has no values to take")
     for parent in parents:
         if parent not in variables:

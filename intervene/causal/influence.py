@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .sampling import same
+from .sampling import listed, same
 
 if TYPE_CHECKING:
     from .model import CausalModel
@@ -28,7 +28,7 @@ def _live_edges(model: CausalModel, intervention: Mapping[str, Any]) -> dict[str
     actual = model.run_forward(intervention)
     alive: dict[str, list[str]] = {}
     for variable in model.variables:
-        others = [model.run_forward({**intervention, variable: value}) for value in model.values[variable]]
+        others = [model.run_forward({**intervention, variable: value}) for value in listed(model, variable)]
         alive[variable] = [
             child for child in model.children[variable] if any(not same(o[child], actual[child]) for o in others)
         ]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Setting = dict[str, Any]
+Domain = Sequence[Any] | Callable[[Any], Any]
+"""A variable's values, or a function that draws one with the `random.Random` it is given."""
 
 
 class CausalModel:
@@ -45,7 +47,8 @@ class CausalModel:
 
     Attributes:
         variables: the variables in the order they are computed.
-        values: each variable's domain.
+        values: each variable's domain: a list, or for a continuous one a function that draws a value with the
+            `random.Random` it is given.
         parents, children: each variable's neighbours.
         functions: each variable's function of its parents' values; an input's takes nothing and gives its default.
         inputs, outputs: the variables without parents, and without children, sorted by name.
@@ -57,7 +60,7 @@ class CausalModel:
     def __init__(
         self,
         variables: Sequence[str],
-        values: Mapping[str, Sequence[Any]],
+        values: Mapping[str, Domain],
         parents: Mapping[str, Sequence[str]],
         functions: Mapping[str, Callable[..., Any]],
         timesteps: Mapping[str, int] | None = None,
@@ -71,7 +74,7 @@ class CausalModel:
                 that doesn't take its parents, or timesteps at odds with the parents.
         """
         graph.check(variables, values, parents, functions)
-        self.values: dict[str, list[Any]] = {v: list(values[v]) for v in variables}
+        self.values: dict[str, Any] = {v: d if callable(d) else list(d) for v, d in values.items()}
         self.parents: dict[str, list[str]] = {v: list(parents[v]) for v in variables}
         self.functions: dict[str, Callable[..., Any]] = {v: functions[v] for v in variables}
         self.children = graph.children(self.parents)
@@ -129,13 +132,13 @@ class CausalModel:
 
     def enumerate_inputs(self) -> Iterator[Setting]:
         """Every combination of the inputs' values, the last input's changing fastest."""
-        for values in product(*(self.values[v] for v in self.inputs)):
+        for values in product(*(sampling.listed(self, v) for v in self.inputs)):
             yield dict(zip(self.inputs, values, strict=True))
 
     def add_variable(
         self,
         variable: str,
-        values: Sequence[Any],
+        values: Domain,
         parents: Sequence[str],
         children: Sequence[str],
         function: Callable[..., Any],

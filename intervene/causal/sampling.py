@@ -40,10 +40,28 @@ def same(one: Any, other: Any) -> bool:
     return bool(equal.all()) and one.shape == other.shape if hasattr(equal, "all") else bool(equal)
 
 
+def value_of(model: CausalModel, variable: str, draw: Draw) -> Any:
+    """A value of the variable's domain, uniformly where that is a list."""
+    domain = model.values[variable]
+    return domain(draw) if callable(domain) else draw.choice(domain)
+
+
+def listed(model: CausalModel, variable: str) -> list[Any]:
+    """The values of a variable that has a list of them.
+
+    Raises:
+        CausalModelError: its domain is a function that draws.
+    """
+    domain = model.values[variable]
+    if callable(domain):
+        raise CausalModelError(f"the values of {variable!r} are drawn by a function, so they can't be listed")
+    return domain
+
+
 def uniform_input(model: CausalModel, draw: Draw, mandatory: Callable[[Setting], bool] | None = None) -> Setting:
     """A uniform draw of each input, repeated until ``mandatory`` holds of the whole run."""
     for _ in range(TRIES):
-        found = {v: draw.choice(model.values[v]) for v in model.inputs}
+        found = {v: value_of(model, v, draw) for v in model.inputs}
         if mandatory is None or mandatory(model.run_forward(found)):
             return found
     raise CausalModelError(f"none of {TRIES:,} inputs met the condition")
@@ -55,7 +73,7 @@ def intervention(model: CausalModel, draw: Draw) -> Setting:
     if not between:
         raise CausalModelError("the model has no variable between inputs and outputs to intervene on")
     while True:
-        found = {v: draw.choice(model.values[v]) for v in between if draw.choice((False, True))}
+        found = {v: value_of(model, v, draw) for v in between if draw.choice((False, True))}
         if found:
             return found
 
@@ -68,13 +86,13 @@ def equivalence_classes(model: CausalModel, variable: str) -> dict[Any, list[Set
     """
     parents = model.parents[variable]
     try:
-        classes: dict[Any, list[Setting]] = {value: [] for value in model.values[variable]}
+        classes: dict[Any, list[Setting]] = {value: [] for value in listed(model, variable)}
     except TypeError as error:
         raise CausalModelError(
             f"the values of {variable!r} are sorted by what gives them, so they must be hashable ({error}): use "
             f"numbers, strings or tuples"
         ) from error
-    for combination in product(*(model.values[p] for p in parents)):
+    for combination in product(*(listed(model, p) for p in parents)):
         setting = dict(zip(parents, combination, strict=True))
         value = model.functions[variable](*combination)
         if value not in classes:
@@ -93,13 +111,13 @@ def balanced_input(model: CausalModel, draw: Draw, variable: str | None, value: 
         variable = model.outputs[0]
     model._known([variable])
     if value is None:
-        value = draw.choice(model.values[variable])
+        value = value_of(model, variable, draw)
     model.generate_equiv_classes()
     found: Setting = {}
     _fill(model, draw, variable, value, found)
     for name in model.inputs:
         if name not in found:
-            found[name] = draw.choice(model.values[name])
+            found[name] = value_of(model, name, draw)
     return {v: found[v] for v in model.inputs}
 
 

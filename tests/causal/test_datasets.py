@@ -173,3 +173,20 @@ def test_a_value_outside_the_domain_is_named() -> None:
         model.generate_equiv_classes()
     with pytest.raises(CausalModelError, match="no variable between"):
         model.sample_intervention()
+
+
+def test_continuous_values_are_drawn_by_a_function() -> None:
+    model = CausalModel(
+        ["a", "b", "less", "out"],
+        {**{v: lambda draw: draw.uniform(-1, 1) for v in ("a", "b")}, "less": [False, True], "out": [False, True]},
+        {"a": [], "b": [], "less": ["a", "b"], "out": ["less"]},
+        {"a": lambda: 0.0, "b": lambda: 0.0, "less": lambda a, b: a < b, "out": lambda less: not less},
+    )
+    assert model.sample_input(seed=0) == model.sample_input(seed=0) != model.sample_input(seed=1)
+    for example in model.generate_counterfactual_dataset(10, seed=0):
+        a, b = example["source_input_ids"][0].tolist()
+        assert example["labels"].item() == float(not a < b)
+    with pytest.raises(CausalModelError, match="'a' are drawn by a function"):
+        next(model.enumerate_inputs())
+    with pytest.raises(CausalModelError, match="can't be listed"):
+        model.sample_input_tree_balanced()
