@@ -182,7 +182,7 @@ def run(
         tries = [by_kind(alignment(model, layer, width), held_out) for _ in range(baselines)]
         chance.append({name: mean(t[name] for t in tries) for name in tries[0]})
         intervenable = alignment(model, layer, width)
-        fit(intervenable, train, prepare=prepare, epochs=epochs, lr=2e-3)
+        fit(intervenable, train, prepare=prepare, epochs=epochs, lr=1e-2)
         das.append(by_kind(intervenable, held_out))
     return Outcome(accuracy, das, chance)
 
@@ -206,7 +206,7 @@ def draw(outcome: Outcome) -> Figure:
 
 def main(
     seed: Annotated[int, typer.Option(help="Seed of the weights and of all data.")] = 0,
-    width: Annotated[int, typer.Option(min=2, help="Width of the hidden layers, even.")] = 16,
+    width: Annotated[int, typer.Option(min=2, help="Width of the hidden layers, even.")] = 32,
     layers: Annotated[int, typer.Option(min=1, help="Hidden layers.")] = 3,
     mlp_examples: Annotated[int, typer.Option(min=1024, help="Inputs that the MLP is trained on.")] = 200_000,
     mlp_epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 20,

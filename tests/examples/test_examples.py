@@ -95,8 +95,8 @@ def test_the_direct_effects_of_all_heads_add_up_with_the_rest_of_the_stream(
         model, sentences, ioi.patch(model, sentences, "head_attention_value_output", ("layer", "head")), data.names
     )
 
-    # What no head adds: without attention's outputs, biases included, the rest is left.
-    def scores(scale: float) -> torch.Tensor:
+    # What the heads add: the stream as it is, less the stream without attention's outputs, biases left out.
+    def by_hand() -> torch.Tensor:
         import intervene
 
         adapted = intervene.adapt(model)
@@ -119,7 +119,23 @@ def test_the_direct_effects_of_all_heads_add_up_with_the_rest_of_the_stream(
         rows = torch.arange(len(logits))
         return (logits[rows, sentences.io] - logits[rows, sentences.s]).mean()
 
-    torch.testing.assert_close(heads.direct.sum(), scores(1.0), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(heads.direct.sum(), by_hand(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["contrast", "heads", "ablate"])
+def test_steering(example: Callable[[str], ModuleType], tmp_path: Path, recipe: str) -> None:
+    """In full: each takes a few seconds, on the model that ships."""
+    rows = cells(run(example("steering"), f"steering_{recipe}", tmp_path, recipe))
+    if recipe == "contrast":
+        strongest = rows[-1]
+        assert float(strongest[1]) > 0.9 > 0.1 > float(strongest[3])
+    elif recipe == "heads":
+        at_8 = next(row for row in rows if row[0] == "8")
+        assert float(at_8[1]) > 0.9 > float(at_8[2]) + 0.3
+    else:
+        mean = rows[-1]
+        assert float(mean[1]) < 0.05
+        assert float(mean[2]) > 0.95
 
 
 def test_a_page_without_a_place_for_the_figures_is_refused(
