@@ -55,7 +55,7 @@ def listed(model: CausalModel, variable: str) -> list[Any]:
     domain = model.values[variable]
     if callable(domain):
         raise CausalModelError(f"the values of {variable!r} are drawn by a function, so they can't be listed")
-    return domain
+    return list(domain)
 
 
 def uniform_input(model: CausalModel, draw: Draw, mandatory: Callable[[Setting], bool] | None = None) -> Setting:
