@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import intervene  # noqa: F401 - before transformers, which a torchvision of another build would break
+
+# isort: split
 from typing import Any
 
 import torch

@@ -8,6 +8,9 @@ several it is the wall clock, for there CPU time also counts threads that wait f
 
 from __future__ import annotations
 
+import intervene  # noqa: F401 - before transformers, which a torchvision of another build would break
+
+# isort: split
 import gc
 import json
 import os

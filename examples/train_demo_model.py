@@ -18,6 +18,9 @@ looked up is known, which makes it a positive control for a tracing method.
 
 from __future__ import annotations
 
+import intervene  # noqa: F401 - before transformers, which a torchvision of another build would break
+
+# isort: split
 import math
 import time
 from collections.abc import Iterator, Sequence
