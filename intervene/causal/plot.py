@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError
+from .. import plotting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 def draw(model: CausalModel, setting: Mapping[str, Any] | None, ax: Axes | None, path: str | Path | None) -> Axes:
     """Draw the graph on ``ax``, with each variable's value where ``setting`` has one."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('plot needs matplotlib: pip install "torch-intervene[plot]"') from error
-    if ax is None:
-        rows = {y for _, y in model.pos.values()}
-        ax = Figure(figsize=(6.0, 1.0 + 1.1 * len(rows))).subplots()
+    rows = {y for _, y in model.pos.values()}
+    ax = plotting.axes(ax, (6.0, 1.0 + 1.1 * len(rows)), layout=None)
     for child in model.variables:
         for parent in model.parents[child]:
             ax.annotate(
@@ -39,8 +34,5 @@ def draw(model: CausalModel, setting: Mapping[str, Any] | None, ax: Axes | None,
     ax.margins(0.2)
     # annotate and text don't widen the limits themselves.
     ax.scatter(*zip(*model.pos.values(), strict=True), alpha=0)
-    if path is not None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None  # axes made by subplots always have one
-        figure.savefig(str(path), dpi=110, bbox_inches="tight")
+    plotting.save(ax, path, dpi=110, bbox_inches="tight")
     return ax

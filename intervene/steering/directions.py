@@ -11,6 +11,7 @@ from torch import Tensor
 from ..adapted import Adapted
 from ..errors import ShapeMismatchError
 from ..sites import Site, Values
+from ..sweeps.inputs import last_real
 
 Inputs = Mapping[str, Any]
 
@@ -25,12 +26,11 @@ def last_positions(inputs: Inputs) -> Tensor:
     if mask is None:
         ids: Tensor = inputs["input_ids"]
         return torch.full((ids.shape[0], 1), ids.shape[1] - 1)
-    empty = (mask.sum(1) == 0).nonzero().flatten().tolist()
+    last = last_real(mask)
+    empty = (last < 0).nonzero().flatten().tolist()
     if empty:
         raise ShapeMismatchError(f"rows {empty} have no real token")
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    last: Tensor = (mask * columns).argmax(1, keepdim=True)
-    return last
+    return last.unsqueeze(1)
 
 
 def at_last_token(adapted: Adapted, sites: Iterable[Site | str], inputs: Inputs) -> dict[Site, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .. import plotting
 from ..adapted import Adapted
-from ..errors import MissingDependencyError
 from ..session import Written
 from ..sites import Site
 from .directions import Inputs
@@ -41,17 +41,12 @@ class StrengthSweep:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependencyError('plots need matplotlib: pip install "torch-intervene[plot]"') from error
-        drawn = axes if axes is not None else Figure(figsize=(5, 3.4), layout="constrained").add_subplot()
+        drawn = plotting.axes(axes, (5, 3.4))
         for name, values in self.values.items():
             drawn.plot(self.strengths, values.tolist(), marker="o", markersize=3, label=name)
         drawn.set(xlabel="strength", title=title)
         drawn.legend(frameon=False)
-        if path is not None:
-            drawn.figure.savefig(path, dpi=120)  # type: ignore[union-attr]
+        plotting.save(drawn, path, dpi=120)
         return drawn
 
 

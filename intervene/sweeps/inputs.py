@@ -88,7 +88,11 @@ def _last_columns(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
     mask = inputs.get("decoder_attention_mask" if "decoder_input_ids" in inputs else "attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
-    columns = mask.shape[1]
-    numbered = mask.long() * torch.arange(1, columns + 1, device=mask.device)
-    last = (numbered.amax(1) - 1).tolist()
-    return None if all(c == columns - 1 for c in last) else tuple(last)
+    last = last_real(mask).tolist()
+    return None if all(c == mask.shape[1] - 1 for c in last) else tuple(last)
+
+
+def last_real(mask: Tensor) -> Tensor:
+    """The column of each row's last real token by its attention mask, (rows,); -1 in a row of padding alone."""
+    numbered: Tensor = mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return numbered.amax(1) - 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependencyError, SweepError
+from .. import plotting
+from ..errors import SweepError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,22 +21,13 @@ def draw(result: SweepResult, ax: Axes | None, path: str | Path | None) -> Axes:
             f"a plot has one or two axes, this result has {[a.name for a in result.axes]}: take one entry of the "
             f"others first with .select(...)"
         )
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('plot needs matplotlib: pip install "torch-intervene[plot]"') from error
-    if ax is None:
-        # Not pyplot: a library must neither pick the user's backend nor keep figures alive.
-        ax = Figure(figsize=_size(result), layout="constrained").subplots()
+    ax = plotting.axes(ax, _size(result))
     if len(result.axes) == 1:
         _line(result, ax)
     else:
         _heatmap(result, ax)
     ax.set_title(result.title or f"{result.metric} after patching", fontsize=10, parse_math=False)
-    if path is not None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None  # axes made by subplots always have one
-        figure.savefig(str(path), dpi=150)
+    plotting.save(ax, path, dpi=150)
     return ax
 
 

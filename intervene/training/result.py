@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import plotting
 from ..errors import MissingDependencyError, TrainingError
 
 if TYPE_CHECKING:
@@ -73,12 +74,7 @@ class FitResult:
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingDependencyError('plot needs matplotlib: pip install "torch-intervene[plot]"') from error
-        if ax is None:
-            ax = Figure(figsize=(6.0, 3.2), layout="constrained").subplots()
+        ax = plotting.axes(ax, (6.0, 3.2))
         ax.plot([r["step"] for r in self.history], [r["loss"] for r in self.history], color="#9e9ac8", label="loss")
         ax.set_xlabel("step")
         ax.set_ylabel("loss")
@@ -88,10 +84,7 @@ class FitResult:
             other.plot(steps, accuracies, color="#54278f", marker="o", markersize=3, label="accuracy")
             other.set_ylabel("interchange intervention accuracy")
             other.set_ylim(-0.02, 1.02)
-        if path is not None:
-            figure = ax.get_figure(root=True)
-            assert figure is not None  # axes made by subplots always have one
-            figure.savefig(str(path), dpi=110)
+        plotting.save(ax, path, dpi=110)
         return ax
 
     def to_dict(self) -> dict[str, Any]:
