@@ -60,6 +60,72 @@ def test_a_written_step_is_the_whole_sequences(adapted: Any, model: Any, compone
     assert not torch.allclose(found, plain, rtol=1e-3, atol=1e-4)
 
 
+# What transformers' models can't do is shown by them alone; where they learn it, the test says so by passing.
+_FORGETS = "transformers' MambaMixer begins several columns at once from a state of zeros, whatever the cache holds"
+_BIASED = "transformers masks what enters in_proj, whose bias then enters the convolution at padded columns"
+
+
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param("mamba", marks=pytest.mark.xfail(raises=AssertionError, strict=True, reason=_FORGETS)), "mamba2"],
+)
+def test_transformers_goes_on_from_a_cache_with_several_columns(family: str) -> None:
+    plain: Any = intervene.tiny(family)
+    with torch.no_grad():
+        whole = plain(IDS, use_cache=False).logits
+        cache = plain(IDS[:, :2], use_cache=True).cache_params
+        rest = plain(IDS[:, 2:], cache_params=cache, use_cache=True).logits
+    torch.testing.assert_close(rest, whole[:, 2:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+@pytest.mark.parametrize(
+    "biased", [False, pytest.param(True, marks=pytest.mark.xfail(raises=AssertionError, strict=True, reason=_BIASED))]
+)
+def test_transformers_left_padding_moves_nothing(family: str, biased: bool) -> None:
+    """With the cache in use, too: the states behind the padding are those of no padding."""
+    plain: Any = intervene.tiny(family, use_bias=biased)
+    biases = [parameter for name, parameter in plain.named_parameters() if name.endswith("in_proj.bias")]
+    assert bool(biases) == biased
+    with torch.no_grad():
+        for bias in biases:
+            bias.fill_(0.5)
+    padded = torch.cat([torch.zeros(2, 2, dtype=torch.long), IDS], 1)
+    mask = torch.cat([torch.zeros(2, 2, dtype=torch.long), torch.ones_like(IDS)], 1)
+    fixed = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    logits: dict[str, Any] = {"output_logits": True, "return_dict_in_generate": True}
+    alone = plain.generate(IDS, **fixed, **logits)
+    behind = plain.generate(padded, attention_mask=mask, **fixed, **logits)
+    torch.testing.assert_close(torch.stack(behind.logits), torch.stack(alone.logits), rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_prefills_no_state_space_model_in_chunks(model: Any) -> None:
+    """It looks for the cache under another name than these models'."""
+    with pytest.raises(ValueError, match="Cannot use prefill chunking without a cache"):
+        model.generate(IDS, prefill_chunk_size=2, max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("component", ["block_output", "conv_input", "ssm_dt", "ssm_output"])
+@pytest.mark.parametrize("cuts", [(2,), (1, 4), (3, 4)])
+@pytest.mark.parametrize("position", [0, 2, 3, 4])
+def test_a_prompt_in_chunks_is_the_whole_one(component: str, cuts: tuple[int, ...], position: int) -> None:
+    """Of Mamba-2, which transformers lets go on with several columns, though not by `generate`."""
+    chunked: Any = intervene.tiny("mamba2")
+    site = intervene.adapt(chunked).site(component, layer=1).at(positions=position)
+    found, cache = [], None
+    with torch.no_grad():
+        with intervene.adapt(chunked).session(writes={site: 0.5}, reads=[site]) as session:
+            for part in torch.tensor_split(IDS, cuts, dim=1):
+                output = chunked(input_ids=part, cache_params=cache, use_cache=True)
+                cache = output.cache_params
+                found.append(output.logits)
+        with intervene.adapt(chunked).session(writes={site: 0.5}):
+            wanted = chunked(IDS, use_cache=False).logits
+    assert bool((session.values[site] == 0.5).all())
+    torch.testing.assert_close(torch.cat(found, 1), wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(wanted, chunked(IDS).logits, rtol=1e-3, atol=1e-4)
+
+
 def test_positions_in_a_cache_that_nobody_counted(adapted: Any, model: Any) -> None:
     with torch.no_grad():
         cache = model(IDS[:, :4], use_cache=True).cache_params
