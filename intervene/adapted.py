@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -151,6 +151,33 @@ class Adapted:
             NeverFiredError: a site that the forward did not reach, or a position it did not have.
         """
         given = [sites] if isinstance(sites, (Site, str)) else list(sites)
+        with self.reading(given, grad=grad, device=device, dtype=dtype, attention=attention) as session:
+            self.model(*args, **inputs)
+        return session.values
+
+    @contextmanager
+    def reading(
+        self,
+        sites: Iterable[Site | str],
+        *,
+        grad: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str | None = None,
+    ) -> Iterator[Session]:
+        """`read` around a call of one's own, which it leaves where `read` stops the forward::
+
+            with adapted.reading(sites) as session:
+                model.generate(prompt, max_new_tokens=1)
+            session.values
+
+        Args:
+            sites, grad, device, dtype, attention: as in `read`.
+
+        Raises:
+            NeverFiredError: as `read`.
+        """
+        given = list(sites)
         asked = [self._resolve(s) for s in given]
         proven = all(s.axes is not None or s.selection.call is not None for s in asked)
         session = Session(
@@ -164,10 +191,9 @@ class Adapted:
             spelled=_spelled(given, asked),
             towers=self._roots,
         )
-        # Stop: every value is here, and the rest of the forward would only cost time.
+        # Stop: every value is here, and the rest of the call would only cost time.
         with torch.set_grad_enabled(grad), session, suppress(Stop):
-            self.model(*args, **inputs)
-        return session.values
+            yield session
 
     def session(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import intervene
-from intervene.errors import UnknownSiteError
+from intervene.errors import NeverFiredError, UnknownSiteError
 
 
 @pytest.fixture
@@ -32,6 +32,20 @@ def test_the_forward_stops_after_the_last_site(adapted: intervene.Adapted, ids: 
     ran.clear()
     adapted.read(["embedding_output"], input_ids=ids)
     assert ran == []
+
+
+def test_reading_leaves_a_call_of_ones_own_there_too(adapted: intervene.Adapted, ids: Tensor, ran: list[str]) -> None:
+    site = adapted["layer.0.block_output"].at(positions=-1)
+    finished = False
+    with adapted.reading([site, "layer.1.block_input"]) as session:
+        adapted.model.generate(ids, max_new_tokens=1, do_sample=False)  # type: ignore[operator]
+        finished = True
+    assert not finished
+    assert ran == ["transformer.h.0", "transformer.h.1"]
+    assert torch.equal(session.values[site], adapted.read(site, input_ids=ids)[site])
+    assert session.values["layer.1.block_input"].shape == (2, 6, 24)
+    with pytest.raises(NeverFiredError), adapted.reading(["layer.0.block_output"]):
+        pass
 
 
 def test_a_module_path_alone_does_not_stop_it(adapted: intervene.Adapted, ids: Tensor, ran: list[str]) -> None:
