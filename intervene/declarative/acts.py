@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,10 +66,13 @@ class Act:
         """What to write into the next run, given what was read in the source's; None where nothing was."""
         found: Writes = []
         for index, (patch, site) in enumerate(zip(self.patches, self.read_sites(), strict=True)):
-            source = self.source
+            source, along = self.source, None
             if source is None and read is not None and self.reads:
-                source = read[site] if patch.gather is None else patch.gather(read[site])
-            writer = Writer(self, index, patch, source)
+                held = read[site]
+                along = held if isinstance(held, Along) else None
+                gather = patch.gather or _as_it_is
+                source = gather(held) if along is None else along.by_copy(gather, along.prompt)
+            writer = Writer(self, index, patch, source, along)
             if source is None and self.intervention.source_is_input:
                 found.append((_at_input(patch.base), writer.take_input))
             found.append((patch.base, writer))
@@ -82,6 +85,28 @@ class Act:
         return seen[0] if len(seen) == 1 else seen
 
 
+@dataclass(frozen=True)
+class Along:
+    """What a source that was generated along holds at a site.
+
+    Attributes:
+        prompt: at what is asked for of its prompt.
+        generated: at its generated tokens; None where the site has no positions.
+        copies: how many rows there are for each of the source's: the sequences that are sampled for it.
+        lengths: how many generated tokens each row has; None where every row has as many as ``generated`` has places.
+    """
+
+    prompt: Tensor
+    generated: Tensor | None
+    copies: int = 1
+    lengths: list[int] | None = None
+
+    def by_copy(self, function: Callable[[Tensor], Tensor], activation: Tensor) -> Tensor:
+        """A function of a tensor with the source's rows, for one that has ``copies`` of each."""
+        parts = [function(activation[copy :: self.copies]) for copy in range(self.copies)]
+        return parts[0] if self.copies == 1 else torch.stack(parts, 1).flatten(0, 1)
+
+
 class Writer:
     """The function that a session calls with the activation at a patch.
 
@@ -90,14 +115,33 @@ class Writer:
         patch: where it reads and writes.
         source: the source's part, None where there is none.
         live: whether the source is the module's input in the same run.
-        generated: the source's values for generated tokens, where it was generated along.
+        along: what it holds besides, where it was generated along.
     """
 
-    def __init__(self, act: Act, index: int, patch: Patch, source: Tensor | None) -> None:
-        self.act, self.patch, self.source = act, patch, source
+    def __init__(self, act: Act, index: int, patch: Patch, source: Tensor | None, along: Along | None = None) -> None:
+        self.act, self.patch, self.source, self.along = act, patch, source, along
         self.live = False
-        self.generated: Tensor | None = None
         self._index = index
+
+    @property
+    def generated(self) -> Tensor | None:
+        """The source's values for generated tokens, where it was generated along."""
+        return None if self.along is None else self.along.generated
+
+    def rows_of(self, source: Tensor, rows: Sequence[tuple[int, int]]) -> list[int]:
+        """The rows of a source for rows of the activation.
+
+        Args:
+            source: with a row for each of the batch, or for each of the patch's, or one for all; as many times over as
+                the source was generated from.
+            rows: of the activation: which of the batch's rows each is, and the how manieth of those for it.
+        """
+        copies = 1 if self.along is None else self.along.copies
+        own, count = self.patch.rows, len(source) // copies
+        if count == 1:
+            return [copy % copies for _, copy in rows]
+        placed = own is not None and count == len(own)
+        return [(own.index(row) if placed and own is not None else row) * copies + copy % copies for row, copy in rows]
 
     def take_input(self, part: Tensor) -> None:
         """Keep the input of the module whose output is written next."""
@@ -190,6 +234,10 @@ def acts_of(
             found.append(Act(place, made, tensor, subspaces[place.index]))
         groups.append(found)
     return groups
+
+
+def _as_it_is(activation: Tensor) -> Tensor:
+    return activation
 
 
 def broadcasts(shape: Sequence[int], target: Sequence[int]) -> bool:

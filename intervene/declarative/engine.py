@@ -11,10 +11,23 @@ import torch
 from torch import nn
 
 from ..adapted import Adapted
-from ..session import Session
+from ..session import Keep, Session
 from ..sites import Site
 from .acts import Act, Writes
-from .inputs import arguments, run
+from .inputs import arguments
+
+Reader = Callable[["Round", Any, Sequence[Site], Writes], Mapping[Site, Any]]
+"""Runs a round's model with a source's inputs and what is written into that run; what the sites hold there."""
+
+
+def read_run(plan: Round, source: Any, sites: Sequence[Site], writes: Writes) -> Mapping[Site, Any]:
+    """One forward, which stops where nothing is left to see."""
+    args, kwargs = arguments(source)
+    if not writes:
+        return plan.adapted.read(sites, *args, grad=torch.is_grad_enabled(), attention=plan.attention, **kwargs)
+    with plan.session(writes, sites) as session:
+        plan.adapted.model(*args, **kwargs)
+    return session.values
 
 
 @dataclass
@@ -26,26 +39,26 @@ class Round:
         acts: by group.
         sources: the inputs of each group's source run; None where it has none.
         attention: the attention implementation to run with.
-        run: runs the model with a source's inputs.
+        reader: runs the sources.
     """
 
     adapted: Adapted
     acts: list[list[Act]]
     sources: list[Any]
     attention: str | None = None
-    run: Callable[[nn.Module, Any], Any] = run
+    reader: Reader = read_run
 
     def parallel(self) -> Writes:
         """Read every source; what is to be written into the base."""
         read: dict[int, Mapping[Site, Any]] = {}
         wanted: dict[int, tuple[Any, list[Site]]] = {}
         for source, acts in zip(self.sources, self.acts, strict=True):
-            sites = [site for act in acts if act.reads for site in act.read_sites()]
+            sites = _wanted(acts)
             if source is not None and sites:
                 # One run for all the groups that have the same source.
                 wanted.setdefault(id(source), (source, []))[1].extend(sites)
         for key, (source, sites) in wanted.items():
-            read[key] = self._read(source, sites)
+            read[key] = self.reader(self, source, sites, [])
         placed = [
             (act.place.index, act.writes(read.get(id(source))))
             for source, acts in zip(self.sources, self.acts, strict=True)
@@ -58,25 +71,21 @@ class Round:
         pending: Writes = []
         for source, acts in zip(self.sources, self.acts, strict=True):
             read: Mapping[Site, Any] | None = None
-            sites = [site for act in acts if act.reads for site in act.read_sites()]
+            sites = _wanted(acts)
             if source is not None and sites:
-                with self.session(pending, sites) as session:
-                    self.run(self.adapted.model, source)
-                read, pending = session.values, []
+                read, pending = self.reader(self, source, sites, pending), []
             pending = [*pending, *(write for act in acts for write in act.writes(read))]
         return pending
 
-    def _read(self, source: Any, sites: Sequence[Site]) -> Mapping[Site, Any]:
-        if self.run is not run:
-            with self.session([], sites) as session:
-                self.run(self.adapted.model, source)
-            return session.values
-        args, kwargs = arguments(source)
-        return self.adapted.read(sites, *args, grad=torch.is_grad_enabled(), attention=self.attention, **kwargs)
-
-    def session(self, writes: Writes, reads: Sequence[Site] = ()) -> Session:
+    def session(self, writes: Writes, reads: Sequence[Site] = (), keep: Keep = "last") -> Session:
         """A session with these writes and reads."""
-        return self.adapted.session(reads=reads, writes=writes, grad=torch.is_grad_enabled(), attention=self.attention)
+        return self.adapted.session(
+            reads=reads, writes=writes, grad=torch.is_grad_enabled(), keep=keep, attention=self.attention
+        )
+
+
+def _wanted(acts: Sequence[Act]) -> list[Site]:
+    return [site for act in acts if act.reads for site in act.read_sites()]
 
 
 def checkpoints(model: nn.Module) -> bool:

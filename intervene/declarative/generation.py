@@ -1,7 +1,7 @@
 """Generation: interventions around a model's own `generate`.
 
-`padding` counts positions from each row's first real token, `timing` says when an intervention acts, and `moments`
-makes it act then; here are the call itself and the sources that are generated along.
+`padding` counts positions from each row's first real token, `timing` says when an intervention acts, `moments` makes it
+act then, and `along` generates from sources too; here are the call itself and sources that are read in one run.
 """
 
 from __future__ import annotations
@@ -12,15 +12,13 @@ from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import InterventionError, UnsupportedModelError
-from ..selection import Frame, find_axis
+from ..errors import UnsupportedModelError
 from ..sites import Site
-from .acts import Act, Writer, Writes
-from .engine import Round
-from .inputs import arguments, run
-from .padding import columns_of
+from .acts import Writes
+from .engine import Round, read_run
+from .inputs import arguments
 
 
 def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
@@ -44,20 +42,25 @@ def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
     return model.generate(*args, **kwargs, **options)  # type: ignore[operator]
 
 
-def prefill(model: nn.Module, prompt: Any) -> None:
-    """Run the model over a prompt as its ``generate`` does before the first token.
+def read_prompt(plan: Round, source: Any, sites: Sequence[Site], writes: Writes) -> Mapping[Site, Any]:
+    """What sites hold in a source that is run as the model's ``generate`` runs a prompt before the first token.
 
     What `generate` adds to a prompt (positions that count from the first real token, a decoder's start token) is then
-    there as it is for the base.
+    there as it is for the base. The run stops where nothing is left to see.
     """
-    if not hasattr(model, "generation_config"):
-        run(model, prompt)  # not transformers' generate, so that nothing is known of what it takes or adds
-        return
+    if not hasattr(plan.adapted.model, "generation_config"):
+        return read_run(plan, source, sites, writes)  # whose generate isn't known to take or add anything
     one = {"max_new_tokens": 1, "min_new_tokens": None, "max_length": None, "min_length": 0, "max_time": None}
     alone = {"num_beams": 1, "num_return_sequences": 1, "prefill_chunk_size": None}
     bare = {"return_dict_in_generate": False, "output_scores": False}
-    with same_chances(model):
-        generate(model, prompt, **one, **alone, **bare)
+    running = (
+        plan.session(writes, sites)
+        if writes
+        else plan.adapted.reading(sites, grad=torch.is_grad_enabled(), attention=plan.attention)
+    )
+    with same_chances(plan.adapted.model), running as session:
+        generate(plan.adapted.model, source, **one, **alone, **bare)
+    return session.values
 
 
 @contextmanager
@@ -68,69 +71,13 @@ def same_chances(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def setting(model: nn.Module, options: Mapping[str, Any], name: str) -> Any:
+    """What a call of ``generate`` goes by: an option, or what its config or else the model's says; None for nothing."""
+    configs = (options.get("generation_config"), getattr(model, "generation_config", None))
+    said = (options.get(name), *(getattr(config, name, None) for config in configs))
+    return next((value for value in said if value is not None), None)
+
+
 def chunked(model: nn.Module, options: Mapping[str, Any]) -> bool:
     """Whether the prompt comes in chunks, so that its first forward doesn't say how long it is."""
-    config = options.get("generation_config") or getattr(model, "generation_config", None)
-    return bool(options.get("prefill_chunk_size") or getattr(config, "prefill_chunk_size", None))
-
-
-def several(model: nn.Module, options: Mapping[str, Any]) -> bool:
-    """Whether beams compete, so that a row's past may become another row's."""
-    config = options.get("generation_config") or getattr(model, "generation_config", None)
-    return (options.get("num_beams") or getattr(config, "num_beams", None) or 1) > 1
-
-
-def generated_along(plan: Round, options: Mapping[str, Any]) -> Writes:
-    """Generate from every source, and hand each intervention what it saw there, token by token.
-
-    Raises:
-        InterventionError: beams, whose rows have no past of their own.
-    """
-    model = plan.adapted.model
-    if several(model, options):
-        raise InterventionError("sources can't be generated along under beam search: beams change places on the way")
-    quiet = {name: value for name, value in options.items() if name != "streamer"}
-    quiet |= {"return_dict_in_generate": False}
-    writes: list[tuple[int, Writes]] = []
-    for source, acts in zip(plan.sources, plan.acts, strict=True):
-        wanted = list(dict.fromkeys(act.place.site for act in acts if act.reads))
-        if source is None or not wanted:
-            writes += [(act.place.index, act.writes(None)) for act in acts]
-            continue
-        with same_chances(model), plan.adapted.session(reads=wanted, keep="all", attention=plan.attention) as session:
-            generate(model, source, **quiet)
-        count = columns_of(source) if chunked(model, options) else None
-        for act in acts:
-            if not act.reads:
-                writes.append((act.place.index, act.writes(None)))
-                continue
-            forwards = session.values[act.place.site]
-            length = forwards[0].shape[_axis(act.place.site, forwards[0])] if count is None else count
-            writes.append((act.place.index, _along(act, _joined(act.place.site, forwards), length)))
-    return [write for _, those in sorted(writes, key=lambda pair: pair[0]) for write in those]
-
-
-def _along(act: Act, whole: Tensor, prompt: int) -> Writes:
-    axis = _axis(act.place.site, whole)
-    frame = Frame(length=prompt)
-    read = {}
-    for patch in act.patches:
-        part = whole.narrow(axis, 0, prompt)
-        picked = patch.source.selection.resolve(part.shape, act.place.site.axes, frame)
-        read[patch.source] = part if picked is None else picked.lens.get(part)
-    found = act.writes(read)
-    for _, writer in found:
-        if isinstance(writer, Writer):
-            writer.generated = whole.narrow(axis, prompt, whole.shape[axis] - prompt)
-    return found
-
-
-def _joined(site: Site, forwards: Sequence[Tensor]) -> Tensor:
-    """The activation of the whole sequence from those of the forwards."""
-    axis = _axis(site, forwards[0])
-    again = len(forwards) > 1 and forwards[1].shape[axis] == forwards[0].shape[axis] + 1
-    return forwards[-1] if again else torch.cat(list(forwards), dim=axis)
-
-
-def _axis(site: Site, activation: Tensor) -> int:
-    return find_axis("positions", site.axes, activation.dim())
+    return bool(setting(model, options, "prefill_chunk_size"))

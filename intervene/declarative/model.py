@@ -21,10 +21,11 @@ from ..errors import (
 from ..interventions import Intervention
 from ..sites import Site
 from . import display
-from .acts import Act, acts_of
+from .acts import Act, Writes, acts_of
+from .along import GenerateAlong
 from .config import IntervenableConfig, Representations
 from .engine import Round, checkpoints, frozen
-from .generation import chunked, generate, generated_along, prefill, same_chances
+from .generation import chunked, generate, read_prompt, same_chances
 from .inputs import batch_of, run
 from .locations import Location, sides
 from .moments import InTime, moments
@@ -237,7 +238,9 @@ class IntervenableModel(nn.Module):
                 of the prompt that ``unit_locations`` names are acted on besides. A mapping of intervention keys says
                 it for each.
             generate_sources: generate from the sources as well, and write what each source's i-th generated token
-                holds at the base's i-th.
+                holds at the base's i-th. Under beam search that is the sequence which the source's own search finds
+                best; of several that are sampled the first goes with the base's first. A source that has ended writes
+                nothing more.
             **options: handed to the model's ``generate``: sampling, beams, caches, ``prefill_chunk_size``, streamers.
 
         Returns:
@@ -246,7 +249,8 @@ class IntervenableModel(nn.Module):
             intervened), collected being a list with a `Collected` for each: a tensor for each forward, its axes named.
 
         Raises:
-            UnsupportedModelError: the model has no ``generate``.
+            UnsupportedModelError: the model has no ``generate``, or one that doesn't tell which beams won where a
+                source is generated along.
             SelectionError: ``when`` says no time.
             InterventionError: a source without a value for generated tokens that are to be acted on.
             NeverFiredError: a position or generated token that never came by.
@@ -267,21 +271,21 @@ class IntervenableModel(nn.Module):
             if output_original_output:
                 with same_chances(self.model), plan.session([]):
                     original = generate(self.adapted.model, base, **options)
-            if generate_sources and self.config.mode == "serial":
-                raise ConfigError("sources in series are written into one another, so they can't be generated along")
-            if generate_sources:
-                writes = generated_along(plan, options)
-            else:
-                plan.run = prefill
-                writes = plan.parallel() if self.config.mode == "parallel" else plan.serial()
-            timed = InTime(
-                writes,
-                moments(when, list(self.sites)),
-                batch=batch_of(base),
-                prompt=columns_of(base) if chunked(self.model, options) else None,
-                padding=first_tokens(base) if tokens else None,
-                source_padding={i: first_tokens(source) for i, source in enumerate(plan.sources) if tokens},
-            )
+            times = moments(when, list(self.sites))
+            source_padding = {i: first_tokens(source) for i, source in enumerate(plan.sources) if tokens}
+
+            def in_time(writes: Writes, inputs: Any) -> InTime:
+                return InTime(
+                    writes,
+                    times,
+                    batch=batch_of(inputs),
+                    prompt=columns_of(inputs) if chunked(self.model, options) else None,
+                    padding=first_tokens(inputs) if tokens else None,
+                    source_padding=source_padding,
+                )
+
+            plan.reader = GenerateAlong(options, in_time) if generate_sources else read_prompt
+            timed = in_time(plan.parallel() if self.config.mode == "parallel" else plan.serial(), base)
             with plan.session(timed.writes):
                 intervened = generate(self.adapted.model, base, **options)
         timed.check()

@@ -82,7 +82,7 @@ class InTime:
                 continue
             assert isinstance(value, Writer)
             place = value.act.place
-            if place.unit == "t" or not _has_positions(place.site):
+            if place.unit == "t" or not has_positions(place.site):
                 self.writes.append((site, value))
                 continue
             located = value.patch.base.selection.positions is not None
@@ -195,6 +195,11 @@ class _Moment(Timed):
         """How many rows of the activation there are for each of the prompt's."""
         return len(part) // self._batch if self._batch and len(part) % self._batch == 0 else 1
 
+    def _origins(self, part: Tensor, rows: Rows | None) -> list[tuple[int, int]]:
+        """Which of the prompt's rows each of these of the activation is, and the how manieth of those for it."""
+        times = self._times(part)
+        return [divmod(row, times) for row in (range(len(part)) if rows is None else rows)]
+
     def _pieces(self, part: Tensor, axis: int, here: range, frame: Frame) -> Iterator[Piece]:
         """What to act on in a forward that sees the columns ``here``."""
         prompt = self._prompt
@@ -206,7 +211,7 @@ class _Moment(Timed):
             together = self._when.always and self._writer.generated is None
             stop = here.stop if together else min(here.stop, prompt)
             if stop > here.start:
-                yield self._alike(part, axis, range(here.start, stop), here)
+                yield self._alike(part, axis, range(here.start, stop), here, self._rows(part))
             if stop == here.stop:
                 return
         steps = self._when.steps(range(max(here.start - prompt, 0), max(here.stop - prompt, 0)))
@@ -227,30 +232,41 @@ class _Moment(Timed):
         )
 
     def _generated(self, part: Tensor, axis: int, steps: range, here: range, frame: Frame) -> Iterator[Piece]:
-        prompt, values = self._prompt or 0, self._writer.generated
+        prompt, values, along = self._prompt or 0, self._writer.generated, self._writer.along
         if values is not None:
             steps = range(steps.start, min(steps.stop, values.shape[axis]))
-        if self._when.strength is None:
+        if self._when.strength is None and (along is None or along.lengths is None):
             if len(steps):
                 columns = range(prompt + steps.start, prompt + steps.stop)
-                yield self._alike(part, axis, columns, here, entries=steps, generated=True)
+                yield self._alike(part, axis, columns, here, self._rows(part), entries=steps, generated=True)
             return
         for step in steps:
-            strength: Any = self._when.strength(step, _tokens(frame, prompt + step - here.start, part))
-            self._acted = True  # it came by, whatever was then decided
-            nothing = not bool(strength.any()) if isinstance(strength, Tensor) else not strength
+            rows = self._rows_with_value(part, step)
+            strength: Any = None
+            if self._when.strength is not None:
+                strength = self._when.strength(step, _tokens(frame, prompt + step - here.start, part))
+                self._acted = True  # it came by, whatever was then decided
+            if rows == () or (strength is not None and not _any(strength)):
+                continue
             if isinstance(strength, Tensor):
-                rows, strength = self._rows(part), strength.to(part.device)
+                strength = strength.to(part.device)
                 strength = strength if rows is None or strength.dim() == 0 else strength[list(rows)]
-            elif strength is True:
-                strength = None
-            if not nothing:
-                columns, entries = range(prompt + step, prompt + step + 1), range(step, step + 1)
-                yield self._alike(part, axis, columns, here, entries=entries, generated=True, strength=strength)
+            columns, entries = range(prompt + step, prompt + step + 1), range(step, step + 1)
+            more = {"entries": entries, "generated": True, "strength": None if strength is True else strength}
+            yield self._alike(part, axis, columns, here, rows, **more)
 
-    def _alike(self, part: Tensor, axis: int, columns: range, here: range, **more: Any) -> Piece:
-        """The same columns of every row that is meant."""
-        rows = self._rows(part)
+    def _rows_with_value(self, part: Tensor, step: int) -> Rows | None:
+        """The rows that the patch is for and whose source has so many generated tokens; None for all."""
+        rows, along = self._rows(part), self._writer.along
+        if along is None or along.lengths is None or along.generated is None:
+            return rows
+        chosen = range(len(part)) if rows is None else rows
+        origins = self._writer.rows_of(along.generated, self._origins(part, rows))
+        having = tuple(row for row, origin in zip(chosen, origins, strict=True) if along.lengths[origin] > step)
+        return rows if len(having) == len(chosen) else having
+
+    def _alike(self, part: Tensor, axis: int, columns: range, here: range, rows: Rows | None, **more: Any) -> Piece:
+        """The same columns of every row that is meant, None for all."""
         lens: Lens = Whole() if rows is None else Take(0, rows)
         if len(columns) < part.shape[axis]:
             lens = lens >> lens_of(axis, tuple(column - here.start for column in columns))
@@ -299,7 +315,7 @@ class _Moment(Timed):
         rows = [row // times for row in (range(len(part)) if piece.rows is None else piece.rows)]
         writer = self._writer
         places = self._places(piece, rows) if writer.act.intervention.by_place else None
-        return writer.run(sub, self._source(piece, part, rows), writer.subspaces(rows), places)
+        return writer.run(sub, self._source(piece, part), writer.subspaces(rows), places)
 
     def _places(self, piece: Piece, rows: Sequence[int]) -> Tensor:
         """Which of all that are acted on a piece's positions are, (rows or 1, positions); padding doesn't count."""
@@ -309,16 +325,14 @@ class _Moment(Timed):
         columns: Any = piece.columns
         return torch.tensor([[max(column - first, 0) for column in columns] for first in firsts])
 
-    def _source(self, piece: Piece, part: Tensor, rows: list[int]) -> Tensor | None:
-        """The source's part for a piece, which has these of the prompt's rows."""
+    def _source(self, piece: Piece, part: Tensor) -> Tensor | None:
+        """The source's part for a piece."""
         writer = self._writer
         source = writer.generated if piece.generated and writer.generated is not None else writer.source
         if source is None or writer.live:
             return None if source is None else piece.lens.get(source)
         if source.dim() == part.dim() and len(source) > 1:
-            # The source has a row for each of the batch, or for each of the patch's.
-            own = writer.patch.rows
-            order = rows if own is None or len(source) != len(own) else [own.index(row) for row in rows]
+            order = writer.rows_of(source, self._origins(part, piece.rows))
             if order != list(range(len(source))):
                 source = source[order]
         axis = self._source_axis(source)
@@ -348,6 +362,10 @@ def scaled(before: Tensor, after: Tensor, strength: Any) -> Tensor:
     return before + weight * (after - before)
 
 
+def _any(strength: Any) -> bool:
+    return bool(strength.any()) if isinstance(strength, Tensor) else bool(strength)
+
+
 def _tokens(frame: Frame, index: int, part: Tensor) -> Tensor:
     """The tokens (rows,) at a column of this forward."""
     if frame.tokens is None:
@@ -357,7 +375,8 @@ def _tokens(frame: Frame, index: int, part: Tensor) -> Tensor:
     return frame.tokens[:, index].to(part.device)
 
 
-def _has_positions(site: Site) -> bool:
+def has_positions(site: Site) -> bool:
+    """Whether a site's activations have an axis of positions, as far as its axes are known."""
     return site.axes is None or any(name in site.axes for name in ("position", "query_position"))
 
 
