@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,8 +14,9 @@ class Caches:
     filled it was seen.
     """
 
-    def __init__(self) -> None:
-        self._counted: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+    @cached_property
+    def _counted(self) -> WeakKeyDictionary[Any, int]:
+        return WeakKeyDictionary()
 
     def length(self, cache: Any) -> int | None:
         """How many columns ``cache`` stands for; None where it doesn't say and calls that weren't seen filled it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -106,13 +106,13 @@ class Clock:
             self.grad = torch.is_grad_enabled()
         self._frames[root] = self._stand(module, args, kwargs)
         if not root:
-            self._handed_on = kwargs.get("input_ids")
+            self._handed_on = _tokens(args, kwargs)
 
     def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # Within the model's forward the model's own arguments say more: how many logits it keeps. That it hands on the
         # very tensor it was given tells so at once, the call stack in every case.
         handed_on, self._handed_on = self._handed_on, None
-        if (handed_on is not None and kwargs.get("input_ids") is handed_on) or recomputing():
+        if (handed_on is not None and _tokens(args, kwargs) is handed_on) or recomputing():
             return
         if _calls("_call_impl", self._listened[:1]) is None:
             self._begin("", (), module, args, kwargs)
@@ -127,7 +127,7 @@ class Clock:
         passed = kwargs
         if args:
             passed = {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
-        past = next((passed[n] for n in _CACHES if passed.get(n) is not None), None)
+        past, tokens = _first(passed, _CACHES), _first(passed, _TOKENS)
         offset = 0 if past is None else self._caches.length(past)
         length = None
         for name, axis in _COLUMNS.items():
@@ -135,14 +135,14 @@ class Clock:
             if isinstance(tensor, Tensor) and tensor.dim() >= -axis:
                 length = tensor.shape[axis]
                 break
-        kept = next((passed[n] for n in _KEPT if n in passed), None)
+        kept = _first(passed, _KEPT)
         return Frame(
             offset or 0,
             length,
             kept if isinstance(kept, int) and kept > 0 else None,
             self._prompt_length(module, length) if offset == 0 and length is not None else None,
-            next((passed[n] for n in _TOKENS if isinstance(passed.get(n), Tensor)), None),
-            counted=offset is not None,
+            offset is not None,
+            tokens if isinstance(tokens, Tensor) else None,
         )
 
     def _prompt_length(self, module: nn.Module, length: int) -> int:
@@ -154,6 +154,18 @@ class Clock:
         if known is None or known[0] is not generation:
             known = self._generations[module] = (generation, length)
         return known[1]
+
+
+def _first(passed: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """The argument of the first of ``names`` that was passed, None aside."""
+    for name in names:
+        if passed.get(name) is not None:
+            return passed[name]
+    return None
+
+
+def _tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    return kwargs.get("input_ids", args[0] if args else None)
 
 
 def _calls(method: str, owners: list[nn.Module] | tuple[nn.Module, ...]) -> FrameType | None:

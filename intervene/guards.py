@@ -11,6 +11,7 @@ from .errors import AttentionImplementationError, ExpertsImplementationError, Un
 from .paths import way
 
 _IMPLEMENTATION = "_attn_implementation_internal"
+_WRAPPER = "OptimizedModule"
 _PEFT = ("PeftModel", "PeftMixedModel")
 _FUSED = "fused_attn"
 _FLAGS = {"eager": False, "sdpa": True}
@@ -33,7 +34,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
         return unwrapped(model.module)
     if any(c.__name__ in _PEFT for c in type(model).__mro__):
         return _without_peft(model)
-    if _compiled_wrapper(model):
+    if type(model).__name__ == _WRAPPER:
         raise UnsupportedModelError(
             "hooks added to a model that torch.compile has compiled are silently ignored: adapt the model that "
             "you compiled (compiled._orig_mod), and call that one or compile it inside the session"
@@ -52,18 +53,12 @@ def _without_peft(wrapper: Any) -> nn.Module:
     return unwrapped(wrapper.base_model.model)
 
 
-def _compiled_wrapper(module: nn.Module) -> bool:
-    return type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod")
-
-
 def refuse_compiled(model: nn.Module, path: str) -> None:
     """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``, or one
     around it is what ``torch.compile`` returned."""
     modules = way(model, path)
-    if not any(m._compiled_call_impl is not None or _compiled_wrapper(m) for m in modules):
-        return
     for depth, module in enumerate(modules):
-        if depth < len(modules) - 1 and _compiled_wrapper(module):
+        if type(module).__name__ == _WRAPPER and depth < len(modules) - 1:
             prefix = ".".join(path.split(".")[:depth])
             raise UnsupportedModelError(
                 f"{prefix} was compiled with torch.compile, and hooks added inside it after its first call are "

@@ -220,6 +220,8 @@ def _before_recorders(module: nn.Module, own: int) -> None:
     recorder on go to the end one by one, and `own` remains before them.
     """
     hooks = cast("OrderedDict[int, Any]", module._forward_hooks)
+    if len(hooks) == 1:
+        return
     keys = list(hooks)
     recorders = [k for k in keys if getattr(hooks[k], "__module__", "").endswith(_RECORDER_MODULE)]
     if recorders:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -49,16 +49,16 @@ class Frame(NamedTuple):
         length: how many columns this one was given; None where its arguments don't say.
         kept: of how many last columns it computes the logits; None for all.
         prompt: how many of the columns are the prompt's, in a step of ``generate`` without a cache; None for all.
-        tokens: the token ids that this forward was given, (batch, columns); None where it was given none.
         counted: whether ``offset`` is known.
+        tokens: the token ids that this forward was given, (batch, columns); None where it was given none.
     """
 
     offset: int = 0
     length: int | None = None
     kept: int | None = None
     prompt: int | None = None
-    tokens: Tensor | None = None
     counted: bool = True
+    tokens: Tensor | None = None
 
     def columns(self, size: int) -> range:
         """The columns that an activation of ``size`` positions stands for.
@@ -84,6 +84,7 @@ class Frame(NamedTuple):
 
 
 START = Frame()
+_TOKENS = Frame._fields.index("tokens")
 
 
 class Picked(NamedTuple):
@@ -97,8 +98,7 @@ class Picked(NamedTuple):
     entries: Indices | None = None
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Which rows, heads, positions and feature dims; None means all of that axis.
 
     ``call`` chooses one of several calls of a module in one forward, counted from 0; ``expert`` one of a mixture's.
@@ -124,25 +124,25 @@ class Selection:
             return frozenset()
         return frozenset(self.positions)  # type: ignore[arg-type]
 
-    def narrowed(self, **choices: Selectable | None) -> Selection:
+    def narrowed(
+        self,
+        rows: Selectable | None = None,
+        heads: Selectable | None = None,
+        positions: Selectable | None = None,
+        dims: Selectable | None = None,
+        call: int | None = None,
+        expert: int | None = None,
+    ) -> Selection:
         """This selection with more axes narrowed.
 
         Raises:
             SelectionError: an axis that is narrowed already, a repeated index, or a choice that isn't one.
         """
-        normal: dict[str, Any] = {}
-        for axis, choice in choices.items():
-            if choice is None:
-                continue
-            if getattr(self, axis) is not None:
-                raise SelectionError(f"{axis} were chosen already ({getattr(self, axis)}); start from the whole site")
-            if axis in ("call", "expert"):
-                if not isinstance(choice, int) or isinstance(choice, bool) or choice < 0:
-                    raise SelectionError(f"{axis} is a count from 0, not {choice!r}")
-                normal[axis] = choice
-            else:
-                normal[axis] = _normal(axis, choice)
-        return type(self)(**{**self.__dict__, **normal})
+        asked = (rows, heads, positions, dims, call, expert)
+        return type(self)._make(
+            before if choice is None else _chosen(axis, before, choice)
+            for axis, before, choice in zip(self._fields, self, asked, strict=True)
+        )
 
     def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = START) -> Picked | None:
         """The lens for an activation of ``shape`` with named ``axes``; None if its columns don't pass by now.
@@ -150,16 +150,18 @@ class Selection:
         Raises:
             SelectionError: an axis the activation lacks, or an index out of its range.
         """
-        return _resolve(self, shape, axes, frame)
+        return _resolve(self, shape, axes, frame[:_TOKENS])
 
     def __str__(self) -> str:
-        chosen = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return ", ".join(f"{n}={_text(c)}" for n, c in chosen if c is not None)
+        return ", ".join(f"{n}={_text(c)}" for n, c in self._asdict().items() if c is not None)
 
 
-# A sweep or a generation asks for the same few shapes at the same few places again and again.
+# A sweep or a generation asks for the same few shapes at the same few places again and again, about other tokens.
 @lru_cache(maxsize=4096)
-def _resolve(selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame) -> Picked | None:
+def _resolve(
+    selection: Selection, shape: tuple[int, ...], axes: tuple[str, ...] | None, place: tuple[Any, ...]
+) -> Picked | None:
+    frame = Frame(*place)
     lens: Lens = Whole()
     entries: Indices | None = None
     size = list(shape)
@@ -214,7 +216,28 @@ def find_axis(choice: str, axes: Sequence[str] | None, rank: int) -> int:
     raise SelectionError(f"cannot choose {choice}: the axes here are {', '.join(axes)}")
 
 
+@cache
+def position_axis(axes: tuple[str, ...] | None, rank: int) -> int | None:
+    """The positions' axis counted from the last one, as broadcasting aligns them; None where there is none."""
+    try:
+        return find_axis("positions", axes, rank) - rank
+    except SelectionError:
+        return None
+
+
+def _chosen(axis: str, before: Any, choice: Any) -> Any:
+    if before is not None:
+        raise SelectionError(f"{axis} were chosen already ({before}); start from the whole site")
+    if axis not in ("call", "expert"):
+        return _normal(axis, choice)
+    if not isinstance(choice, int) or isinstance(choice, bool) or choice < 0:
+        raise SelectionError(f"{axis} is a count from 0, not {choice!r}")
+    return choice
+
+
 def _normal(axis: str, choice: Selectable) -> Choice:
+    if type(choice) is int:
+        return (choice,)
     if isinstance(choice, slice):
         return _span(axis, choice)
     found = _listed(choice)

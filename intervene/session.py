@@ -18,7 +18,6 @@ from .errors import (
     NeverFiredError,
     SessionError,
 )
-from .lenses import laid_out_like
 from .ports import Handle, Port
 from .sites import Site, Values
 from .taps import Read, Tap, Timed, Write
@@ -65,9 +64,10 @@ class Session:
             Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
             for s in dict.fromkeys(reads)
         ]
-        self._writes = [Write(site, value) for site, value in writes]
-        for tap in [*self._writes, *self._reads]:
-            tap.root = _root(tap.site, towers or {})
+        self._taps: list[Tap] = [*(Write(site, value) for site, value in writes), *self._reads]
+        if towers:
+            for tap in self._taps:
+                tap.root = _root(tap.site, towers)
         self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
 
     @property
@@ -86,7 +86,7 @@ class Session:
         if self._entered:
             raise SessionError("a session is entered once; make another for another round")
         taps: dict[Port, list[Tap]] = {}
-        for tap in [*self._writes, *self._reads]:
+        for tap in self._taps:
             taps.setdefault(tap.site.port, []).append(tap)
         try:
             if self._attention is not None:
@@ -94,8 +94,7 @@ class Session:
             for port in taps:
                 guards.refuse_compiled(self._model, port.path)
                 port.require(self._model)
-            roots = {tap.root for tap in [*self._writes, *self._reads] if tap.root}
-            self._handles += self._clock.attach(self._model, roots)
+            self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""})
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
         except BaseException:
@@ -123,7 +122,7 @@ class Session:
 
     def _check_fired(self) -> None:
         forwards = self._clock.forwards
-        for tap in [*self._writes, *self._reads]:
+        for tap in self._taps:
             if tap.last_column >= 0 and (tap.missed or not tap.fired):
                 missed = sorted(tap.missed) or tap.site.selection.positions
                 raise NeverFiredError(
@@ -179,8 +178,6 @@ class _Dispatch:
                         f"{written.address}: a backward pass that computes the layer again doesn't say which call "
                         f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
                     )
-        if changed is not None:
-            changed = laid_out_like(changed, whole)
         if changed is not None and written is not None and clock.grad:
             changed = session._awaited.note(whole, changed, written.address, again, self._replays)
         if session._stop and session.finished:

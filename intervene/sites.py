@@ -33,6 +33,10 @@ class Site:
     lens: Lens = _WHOLE
     selection: Selection = _ALL
 
+    def __hash__(self) -> int:
+        # Port and lens follow from the place, and take longer to hash.
+        return hash((self.component, self.layer, self.tower, self.selection))
+
     @property
     def address(self) -> str:
         """``layer.6.block_output``, ``vision.layer.2.mlp_output``, ``logits``, ``transformer.wte.output``; a
@@ -128,7 +132,7 @@ class Values(Mapping[Site, Any]):
     def __init__(self, spelled: Mapping[str, Site] | None = None) -> None:
         self._values: dict[Site, Any] = {}
         self._by_address: dict[str, Site] = {}
-        self._spelled = dict(spelled or {})
+        self._spelled = spelled or {}
 
     def _set(self, site: Site, value: Tensor | list[Tensor]) -> None:
         self._values[site] = value

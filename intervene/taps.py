@@ -10,10 +10,11 @@ from torch import Tensor
 
 from .errors import SelectionError, ShapeMismatchError
 from .lenses import Whole
-from .selection import START, Frame, Picked, elsewhere, find_axis
+from .selection import START, Frame, Picked, elsewhere, find_axis, position_axis
 from .sites import Site, Values
 
 _WHOLE = Picked(Whole())
+_NONE: frozenset[int] = frozenset()
 
 
 class Tap:
@@ -25,7 +26,7 @@ class Tap:
         self.fired = 0
         self._elsewhere = elsewhere(site.axes)
         self.call = site.selection.call if site.selection.call is not None else site.port.call
-        self.missed = set(site.selection.listed)
+        self.missed = site.selection.listed
         self.last_column = -1
 
     def see(self, whole: Tensor, frame: Frame, again: bool) -> Tensor | None:
@@ -57,18 +58,20 @@ class Tap:
             return _WHOLE
         try:
             picked = selection.resolve(seen.shape, self.site.axes, frame)
-            if selection.positions is not None:
-                size = seen.shape[find_axis("positions", self.site.axes, seen.dim())]
-                self.last_column = max(self.last_column, frame.columns(size).stop - 1)
-                if self.missed:
-                    self._tick_off(frame, size)
         except SelectionError as error:
             raise SelectionError(f"{self.site.address}, an activation of shape {tuple(seen.shape)}: {error}") from None
+        if picked is None or picked.entries is not None:
+            self._note_missed(seen, frame, picked)
+        else:
+            self.missed = _NONE
         return picked
 
-    def _tick_off(self, frame: Frame, size: int) -> None:
-        here, end = frame.columns(size), frame.end(size)
-        self.missed = {p for p in self.missed if (p if p >= 0 or end is None else p + end) not in here}
+    def _note_missed(self, seen: Tensor, frame: Frame, picked: Picked | None) -> None:
+        size = seen.shape[find_axis("positions", self.site.axes, seen.dim())]
+        self.last_column = max(self.last_column, frame.columns(size).stop - 1)
+        if picked is not None:
+            listed: Any = self.site.selection.positions
+            self.missed -= {listed[entry] for entry in picked.entries or ()}
 
 
 def _laid_out_as(whole: Tensor, new: Tensor) -> Tensor:
@@ -145,9 +148,9 @@ class Write(Tap):
             return self._tensor(value, part, picked, frame)
         if isinstance(value, (float, int)):
             return torch.full_like(part, value)
-        return self._function(value, part, frame)
+        return self._function(value, part, picked, frame)
 
-    def _function(self, function: Callable[..., Any], part: Tensor, frame: Frame) -> Tensor | None:
+    def _function(self, function: Callable[..., Any], part: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
         # The function gets a copy, so that one that works in place cannot reach the model's own tensor.
         new = function(part.clone(), frame) if isinstance(function, Timed) else function(part.clone())
         if new is None:
@@ -156,11 +159,10 @@ class Write(Tap):
             raise TypeError(
                 f"{self.site.address}: the written function returned {type(new).__name__}, not a tensor or None"
             )
-        # The model may change its activations in place, and what the caller returned may be the caller's own.
-        return self._fit(new, part).clone()
+        return self._own(new, part, picked)
 
     def _tensor(self, value: Tensor, part: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
-        axis = self._position_axis(part)
+        axis = position_axis(self.site.axes, part.dim())
         if axis is not None and value.dim() >= -axis and value.shape[axis] > 1:
             if picked.entries is not None:
                 value = value.index_select(axis, torch.tensor(picked.entries, device=value.device))
@@ -170,7 +172,13 @@ class Write(Tap):
                     return None
                 if frame.offset or (self.fired and covered < part.shape[axis]):
                     return self._columns(value, part, axis, frame.offset)
-        return self._fit(value, part).clone()
+        return self._own(value, part, picked)
+
+    def _own(self, value: Tensor, part: Tensor, picked: Picked) -> Tensor:
+        fitted = self._fit(value, part)
+        # The model may change its activations in place, and the value may be the caller's own. The lens to a narrower
+        # part copies it.
+        return fitted.clone() if isinstance(picked.lens, Whole) else fitted
 
     def _columns(self, value: Tensor, part: Tensor, axis: int, offset: int) -> Tensor:
         count = min(value.shape[axis] - offset, part.shape[axis])
@@ -179,16 +187,9 @@ class Write(Tap):
         result.narrow(axis, 0, count).copy_(self._fit(value.narrow(axis, offset, count), here))
         return result
 
-    def _position_axis(self, part: Tensor) -> int | None:
-        """The positions' axis, counted from the last one, as broadcasting aligns them."""
-        try:
-            return find_axis("positions", self.site.axes, part.dim()) - part.dim()
-        except SelectionError:
-            return None
-
     def _fit(self, value: Tensor, part: Tensor) -> Tensor:
         """``value`` with the part's device, dtype and shape."""
-        moved = value.to(device=part.device, dtype=part.dtype)
+        moved = value.to(part)
         if moved.shape == part.shape:
             return moved
         try:

@@ -240,14 +240,16 @@ def test_out_of_range(name: str, choice: Any) -> None:
 
 @pytest.mark.parametrize("name", ["rows", "heads", "dims"])
 def test_a_slice_of_nothing(name: str) -> None:
+    chosen: dict[str, Any] = {name: slice(5, None)}
     with pytest.raises(SelectionError, match="choose nothing of 5"):
-        Selection().narrowed(**{name: slice(5, None)}).resolve((5, 5, 5, 5), AXES)
+        Selection().narrowed(**chosen).resolve((5, 5, 5, 5), AXES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_names_of_one_place(name: str) -> None:
+    chosen: dict[str, Any] = {name: [4, -1]}
     with pytest.raises(SelectionError, match="the same place twice"):
-        Selection().narrowed(**{name: [4, -1]}).resolve((5, 5, 5, 5), AXES)
+        Selection().narrowed(**chosen).resolve((5, 5, 5, 5), AXES)
 
 
 def test_two_names_of_one_place_in_a_row() -> None:

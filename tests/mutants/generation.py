@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -18,7 +18,6 @@ from .mutant import Mutant
 _START = Frame()
 
 
-@dataclass(frozen=True)
 class CountsLocally(Selection):
     """Counts positions from the first one of each forward."""
 
@@ -29,7 +28,6 @@ class CountsLocally(Selection):
             return None
 
 
-@dataclass(frozen=True)
 class CountsFromEachEnd(Selection):
     """Counts negative positions from the end of each forward."""
 
@@ -38,7 +36,6 @@ class CountsFromEachEnd(Selection):
         return super().resolve(shape, axes, _START if negative else frame)
 
 
-@dataclass(frozen=True)
 class ForgetsThePrompt(Selection):
     """Without a cache, counts negative positions from what was generated so far."""
 
