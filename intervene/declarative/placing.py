@@ -11,7 +11,7 @@ from torch import nn
 
 from ..adapted import Adapted
 from ..components import canonical, components
-from ..errors import ConfigError, InterventionArgumentError
+from ..errors import ConfigError, InterventionArgumentError, ShapeMismatchError
 from ..interventions import Intervention, make_intervention
 from ..interventions.base import keywords
 from ..paths import way
@@ -64,6 +64,7 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
     Raises:
         UnknownSiteError: a place that the model doesn't have.
         ConfigError: a unit that the place doesn't have.
+        ShapeMismatchError: an intervention that was made for another width than the place's.
     """
     group_of = {index: group for group, members in enumerate(config.groups()) for index in members}
     linked: dict[Any, tuple[Intervention, int]] = {}
@@ -71,14 +72,16 @@ def place(config: IntervenableConfig, adapted: Adapted) -> list[Place]:
     places = []
     for index, representation in enumerate(config.representations):
         site = _site(adapted, representation)
+        wide = width(adapted, site)
         link = representation.intervention_link_key
         if link is not None and link in linked:
             intervention, first = linked[link]
             _check_link(intervention, first, config, index)
         else:
-            intervention = _intervention(config, index, site.address, width(adapted, site), input_width(adapted, site))
+            intervention = _intervention(config, index, site.address, wide, input_width(adapted, site))
             if link is not None:
                 linked[link] = intervention, index
+        _check_width(site.address, intervention, wide)
         seen = counts.setdefault(site.address, 0)
         counts[site.address] += 1
         key = f"{site.address}#{seen}" if seen else site.address
@@ -141,6 +144,19 @@ def _intervention(
     except InterventionArgumentError as error:
         unknown = "; nothing says how wide it is there: pass an intervention that was made with embed_dim"
         raise InterventionArgumentError(f"{address}: {error}{unknown if embed_dim is None else ''}") from error
+
+
+def _check_width(address: str, intervention: Intervention, wide: int | None) -> None:
+    made_for, constant = intervention.embed_dim, intervention.source_representation
+    # What a class with a forward of its own does with a constant source is its own affair.
+    broadcast = type(intervention).forward is Intervention.forward
+    if made_for is None and broadcast and constant is not None and constant.dim() and constant.shape[-1] != 1:
+        made_for = constant.shape[-1]
+    if wide is not None and made_for is not None and made_for != wide:
+        raise ShapeMismatchError(
+            f"{address}: the {type(intervention).__name__} was made for {made_for} features and this model has {wide} "
+            f"there"
+        )
 
 
 def _batch_axis(model: nn.Module, site: Site) -> int:

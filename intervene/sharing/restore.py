@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..declarative.config import IntervenableConfig, RepresentationConfig
-from ..declarative.widths import width
 from ..errors import (
     ArtifactError,
     ConfigError,
     InterveneError,
     InterventionError,
+    ShapeMismatchError,
     UnknownInterventionError,
     UnknownSiteError,
 )
@@ -90,8 +90,11 @@ def restore(
     # Interventions begin with random values, which what was saved replaces.
     with torch.random.fork_rng(devices=[]):
         made = {key: _build(key, saved, kinds[key]) for key, saved in artifact.interventions.items()}
-    intervenable = kind(_config(artifact, made), model)
-    _check_widths(intervenable, artifact)
+    try:
+        intervenable = kind(_config(artifact, made), model)
+    except ShapeMismatchError as error:
+        made_for = artifact.base_model or "another model"
+        raise ArtifactError(f"{error}; the artifact was made for {made_for}") from error
     if artifact.model_state is not None:
         _apply(artifact.model_state, model)
     return intervenable
@@ -187,16 +190,6 @@ def _check_sizes(key: str, saved: SavedIntervention, kind: type[Intervention]) -
         whole = isinstance(value, int) and not isinstance(value, bool)
         if whole and value > _LARGEST_UNPROVEN_SIZE and value not in proven:
             raise ArtifactError(f"{key}: {name}={value} fits none of its tensors, whose sizes are {sorted(proven)}")
-
-
-def _check_widths(intervenable: IntervenableModel, artifact: Artifact) -> None:
-    for place in intervenable.places:
-        here, made_for = width(intervenable.adapted, place.site), place.intervention.embed_dim
-        if here is not None and made_for is not None and here != made_for:
-            raise ArtifactError(
-                f"{place.key}: the intervention was made for {made_for} features and this model has {here} there; the "
-                f"artifact was made for {artifact.base_model or 'another model'}"
-            )
 
 
 def _apply(state: Mapping[str, Tensor], model: nn.Module) -> None:

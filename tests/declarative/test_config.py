@@ -200,3 +200,50 @@ def test_what_an_instance_cannot_be_is_refused():
         pv.IntervenableConfig.from_dict(said)
     with pytest.raises(pv.ConfigError, match="derive a class"):
         pv.IntervenableConfig({"intervention": lambda base: base}).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("component", "intervention", "wide", "there"),
+    [
+        ("block_output", pv.RotatedSpaceIntervention(embed_dim=32), 32, 24),
+        ("mlp_activation", pv.VanillaIntervention(embed_dim=24), 24, 96),
+        ("head_value_output", pv.CollectIntervention(embed_dim=24), 24, 8),
+        ("block_output", pv.AdditionIntervention(source_representation=torch.zeros(3, 32)), 32, 24),
+        ("block_output", pv.MeanIntervention().fit(torch.zeros(5, 32)), 32, 24),
+        ("transformer.h.0.mlp.c_fc.output", pv.SigmoidMaskIntervention(embed_dim=24), 24, 96),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, pv.Intervention) else None,
+)
+def test_an_instance_for_another_width_is_refused_where_it_is_built(gpt2, component, intervention, wide, there):
+    place = pv.RepresentationConfig(0, component, intervention=intervention)
+    says = f"{component}: the {type(intervention).__name__} was made for {wide} features and this model has {there}"
+    with pytest.raises(pv.ShapeMismatchError, match=says):
+        pv.IntervenableModel(place, gpt2)
+
+
+def test_linked_places_of_different_width_are_refused(gpt2):
+    with pytest.raises(pv.ShapeMismatchError, match=r"layer.0.mlp_activation: .* 24 features and this model has 96"):
+        pv.IntervenableModel(
+            [
+                pv.RepresentationConfig(
+                    0, component, intervention_type=pv.RotatedSpaceIntervention, intervention_link_key=0
+                )
+                for component in ("block_output", "mlp_activation")
+            ],
+            gpt2,
+        )
+
+
+def test_one_number_or_a_forward_of_ones_own_may_have_any_constant_source(gpt2):
+    class Scaled(pv.ConstantSourceIntervention):
+        def forward(self, base, source=None, subspaces=None):
+            assert self.source_representation is not None
+            return base * self.source_representation.mean()
+
+    for instance in (
+        pv.AdditionIntervention(source_representation=torch.tensor(1.0)),
+        pv.AdditionIntervention(source_representation=torch.ones(1)),
+        Scaled(source_representation=torch.ones(7)),
+    ):
+        intervenable = pv.IntervenableModel(pv.RepresentationConfig(0, intervention=instance), gpt2)
+        intervenable({"input_ids": torch.tensor([[1, 2]])})
