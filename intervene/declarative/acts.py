@@ -143,6 +143,12 @@ class Writer:
         placed = own is not None and count == len(own)
         return [(own.index(row) if placed and own is not None else row) * copies + copy % copies for row, copy in rows]
 
+    @property
+    def whole_run(self) -> bool:
+        """Whether the source is all that a run of the model had there, no positions of it having been named."""
+        chosen = self.patch.source.selection.positions is not None or self.patch.gather is not None
+        return self.act.reads and not self.live and not chosen
+
     def take_input(self, part: Tensor) -> None:
         """Keep the input of the module whose output is written next."""
         self.source, self.live = part, True
@@ -180,10 +186,14 @@ class Writer:
         """
         intervention = self.act.intervention
         if source is not None:
-            if not intervention.source_is_input and not broadcasts(source.shape, part.shape):
+            # One row of a run serves every row, but one token of it serves all only where it was asked for.
+            fits = broadcasts(source.shape, part.shape)
+            alike = not self.whole_run or source.shape[1:] == part.shape[1:]
+            if not intervention.source_is_input and not (fits and alike):
                 raise ShapeMismatchError(
                     f"{self.act.place.key}: the source has shape {tuple(source.shape)} there and the base "
-                    f"{tuple(part.shape)}; say with unit_locations which positions belong together"
+                    f"{tuple(part.shape)}; say with unit_locations which positions belong together, such as "
+                    f"{{'sources->base': (0, None)}} for the source's first into all of the base's"
                 )
             source = source.to(part.device)
         # A class of a user's own may do without subspaces.
@@ -214,9 +224,12 @@ def acts_of(
     sources: Sequence[Any],
     given: Mapping[str, Tensor],
     subspaces: Sequence[Any],
-    base: Any,
+    into: Sequence[Any],
 ) -> list[list[Act]]:
-    """What each intervention does in this call, by group; those without the source they need are left out."""
+    """What each intervention does in this call, by group; those without the source they need are left out.
+
+    ``into`` has the inputs of the run that each group is written into.
+    """
     groups: list[list[Act]] = []
     for group, (left, right) in enumerate(locations):
         members = [place for place in places if place.group == group]
@@ -229,7 +242,7 @@ def acts_of(
                 )
             if place.intervention.needs_source and tensor is None and sources[group] is None:
                 continue
-            rows = [batch_of(run, place.batch_axis) for run in (base, sources[group])]
+            rows = [batch_of(run, place.batch_axis) for run in (into[group], sources[group])]
             made = patches(place.site, place.unit, here, there, *rows)
             found.append(Act(place, made, tensor, subspaces[place.index]))
         groups.append(found)

@@ -32,7 +32,7 @@ from .moments import InTime, moments
 from .output import IntervenableOutput, Original
 from .padding import columns_of, counted_from_tokens, first_tokens
 from .placing import Placed, device_of, place
-from .sources import by_group, by_key, require
+from .sources import by_group, by_key, only_used, require, targets
 from .subspaces import by_intervention
 from .timing import Moments
 
@@ -60,6 +60,7 @@ class IntervenableModel(nn.Module):
     Raises:
         UnknownSiteError: a place that the model doesn't have.
         ConfigError: representations that don't go together, or a unit that the place doesn't have.
+        ShapeMismatchError: an intervention that was made for another width than the place's.
     """
 
     # Whether positions in generation count each row's real tokens, rather than columns.
@@ -526,27 +527,16 @@ class IntervenableModel(nn.Module):
         runs = by_group(sources, len(groups))
         if sources is None:
             require(self.places, given)
-        batch = batch_of(base)
+        runs = only_used(runs, sources, self.places, given, self.config.mode)
+        into = targets(runs, base, self.config.mode)
         units = [place.unit for place in self.places]
-        chosen = by_intervention(subspaces, len(self.places), batch)
+        chosen = by_intervention(subspaces, len(self.places), batch_of(base))
         located = sides(unit_locations, self.config.mode, groups, units)
         if from_tokens:
-            located = self._as_columns(located, base, runs)
-        acts = acts_of(self.places, located, runs, given, chosen, base)
+            located = _as_columns(located, runs, into, base)
+        acts = acts_of(self.places, located, runs, given, chosen, into)
         plan = Round(self.adapted, acts, runs, attention if attention is not None else self._attention)
         return plan, sorted((act for group in acts for act in group), key=lambda act: act.place.index)
-
-    def _as_columns(self, located: Any, base: Any, runs: Sequence[Any]) -> list[tuple[list[Location], list[Location]]]:
-        """The same locations with positions as columns, where they counted each row's real tokens."""
-        serial = self.config.mode == "serial"
-        into = [*runs[1:], base] if serial else [base] * len(runs)
-        return [
-            (
-                [counted_from_tokens(x, source) for x in left],
-                [counted_from_tokens(x, target, spans=target is not base) for x in right],
-            )
-            for (left, right), source, target in zip(located, runs, into, strict=True)
-        ]
 
     def _given(self, tensors: Any) -> dict[str, Tensor]:
         return by_key(tensors, self.places)
@@ -569,3 +559,19 @@ class IntervenableModel(nn.Module):
         if return_dict:
             return IntervenableOutput(original, intervened, collected or None)
         return (Original(original, collected) if collected else original), intervened
+
+
+def _as_columns(
+    located: Sequence[tuple[Sequence[Location], Sequence[Location]]],
+    runs: Sequence[Any],
+    into: Sequence[Any],
+    base: Any,
+) -> list[tuple[list[Location], list[Location]]]:
+    """The same locations with positions as columns, where they counted each row's real tokens."""
+    return [
+        (
+            [counted_from_tokens(x, source) for x in left],
+            [counted_from_tokens(x, target, spans=target is not base) for x in right],
+        )
+        for (left, right), source, target in zip(located, runs, into, strict=True)
+    ]

@@ -344,7 +344,7 @@ class _Moment(Timed):
         """The source's axis of positions, None where it has one value for all."""
         axes = _named_axes(self._site)
         from_end = find_axis("positions", axes, len(axes)) - len(axes)
-        if source.dim() < -from_end or source.shape[from_end] == 1:
+        if source.dim() < -from_end or (source.shape[from_end] == 1 and not self._writer.whole_run):
             return None
         return source.dim() + from_end
 

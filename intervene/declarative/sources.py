@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +31,72 @@ def by_group(sources: Any, groups: int) -> list[Any]:
             f"None stands for an intervention without a source"
         )
     return listed
+
+
+def only_used(
+    runs: Sequence[Any], given: Any, places: Sequence[Place], tensors: Mapping[str, Tensor], mode: str
+) -> list[Any]:
+    """``runs`` with None in place of those that nothing reads, and a warning that says which those are.
+
+    Args:
+        runs: the inputs of each group's source run.
+        given: ``sources`` as the call was given them.
+        places: every intervention.
+        tensors: the sources that were given as tensors.
+        mode: the config's.
+
+    Raises:
+        InterventionError: a run in the middle of a series that is written into and read by nothing.
+    """
+    reading = {place.group for place in places if place.intervention.takes_source and place.key not in tensors}
+    kept = [source if group in reading else None for group, source in enumerate(runs)]
+    shared = given is not None and (not isinstance(given, (list, tuple)) or len(given) == 1)
+    if shared and reading:
+        return kept  # one for all serves those that have a use for it
+    unused = [group for group, source in enumerate(runs) if source is not None and kept[group] is None]
+    if not unused:
+        return kept
+    group = unused[0]
+    written = mode == "serial" and any(source is not None for source in kept[:group])
+    why = "; ".join(_without(place, tensors) for place in places if place.group == group or shared)
+    if written:
+        raise InterventionError(
+            f"sources[{group}] would be written into and then read by nothing, so that what comes before it in the "
+            f"series is lost: {why}. None in its place writes what comes before into the next run there is"
+        )
+    what = "sources aren't" if shared else f"sources[{group}] isn't"
+    warnings.warn(f"{what} used: {why}", UserWarning, stacklevel=_calls_inside())
+    return kept
+
+
+def _calls_inside() -> int:
+    """How far up the call stack, from our caller, the first line lies that is neither torch's nor this library's."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("intervene", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _without(place: Place, tensors: Mapping[str, Tensor]) -> str:
+    kind = type(place.intervention).__name__
+    if place.key in tensors:
+        return f"{place.key}'s source was given as a tensor"
+    if place.intervention.source_representation is not None:
+        return f"{place.key} ({kind}) has a constant source"
+    return f"{place.key} ({kind}) takes no source"
+
+
+def targets(runs: Sequence[Any], base: Any, mode: str) -> list[Any]:
+    """The inputs of the run that each group writes into: the base, or in series the next run there is."""
+    if mode == "parallel":
+        return [base] * len(runs)
+    following = base
+    found: list[Any] = []
+    for source in reversed(runs):
+        found.append(following)
+        following = following if source is None else source
+    return found[::-1]
 
 
 def by_key(tensors: Any, places: Sequence[Place]) -> dict[str, Tensor]:

@@ -168,8 +168,96 @@ class TestSources:
         expected = plain(base, [other, source, source], unit_locations=where)[1].logits
         assert torch.equal(grouped(base, [source, other], unit_locations=where)[1].logits, expected)
 
+    def test_one_token_of_a_source_serves_all_only_where_that_is_said(self, gpt2, base):
+        one: dict[str, Any] = {"input_ids": torch.tensor([[7], [8]])}
+        intervenable = pv.IntervenableModel(block(), gpt2)
+        with pytest.raises(pv.ShapeMismatchError, match=r"\(2, 1, 24\).*\(2, 5, 24\).*'sources->base': \(0, None\)"):
+            intervenable(base, [one])
+        _, said = intervenable(base, [one], unit_locations={"sources->base": (0, None)})
+        assert torch.equal(said.logits, by_hand(gpt2, base, one, 1, [EVERYWHERE] * 2, [[0] * 5] * 2))
+        site = "layer.1.block_output"
+        value = pv.adapt(gpt2).read([site], **one)[site]
+        assert torch.equal(said.logits, intervenable(base, source_representations=value)[1].logits)
+
+    @pytest.mark.parametrize(
+        ("places", "sources", "says"),
+        [
+            (
+                [block(intervention_type=pv.ZeroIntervention)],
+                1,
+                r"sources aren't used: layer.1.block_output \(ZeroI.*\) takes no source",
+            ),
+            (
+                [block(intervention_type=pv.AdditionIntervention, source_representation=torch.ones(24))],
+                1,
+                r"sources aren't used: layer.1.block_output \(Addition.*\) has a constant source",
+            ),
+            (
+                [block(0), block(2, intervention_type=pv.CollectIntervention)],
+                2,
+                r"sources\[1\] isn't used: layer.2.block_output \(Collect.*\) takes no source",
+            ),
+        ],
+    )
+    def test_one_that_nothing_takes_is_warned_of(self, gpt2, base, source, places, sources, says):
+        intervenable = pv.IntervenableModel(places, gpt2)
+        with pytest.warns(UserWarning, match=says) as warned:
+            intervenable(base, [source] * sources)
+        assert [warning.filename for warning in warned] == [__file__]
+
+    def test_one_that_a_tensor_takes_the_place_of_is_warned_of(self, gpt2, base, source):
+        with pytest.warns(UserWarning, match="layer.1.block_output's source was given as a tensor"):
+            pv.IntervenableModel(block(), gpt2)(base, [source], source_representations=torch.zeros(24))
+
+    @pytest.mark.filterwarnings("error")
+    def test_one_for_all_may_be_of_use_to_some(self, gpt2, base, source):
+        swap, zero = block(0), block(2, intervention_type=pv.ZeroIntervention)
+        shared = pv.IntervenableModel([swap, zero], gpt2)(base, [source])[1]
+        own = pv.IntervenableModel([swap, zero], gpt2)(base, [source, None])[1]
+        assert torch.equal(shared.logits, own.logits)
+
 
 class TestSerial:
+    def test_none_leaves_a_link_out_and_its_neighbours_meet(self, gpt2, base, source, other):
+        layers = [block(0), block(1), block(2)]
+        chain = pv.IntervenableModel(pv.IntervenableConfig(layers, mode="serial"), gpt2)
+        without = pv.IntervenableModel(pv.IntervenableConfig([layers[0], layers[2]], mode="serial"), gpt2)
+        _, patched = chain(
+            base, [source, None, other], unit_locations={"source_0->source_1": (1, 2), "source_2->base": (2, 3)}
+        )
+        _, expected = without(
+            base, [source, other], unit_locations={"source_0->source_1": (1, 2), "source_1->base": (2, 3)}
+        )
+        assert torch.equal(patched.logits, expected.logits)
+        _, last = chain(base, [source, None, None], unit_locations={"source_0->source_1": (1, 2)})
+        assert torch.equal(last.logits, by_hand(gpt2, base, source, 0, [[2]] * 2, [[1]] * 2))
+
+    def test_an_intervention_without_source_acts_in_the_next_run_there_is(self, gpt2, base, source, other):
+        zero = block(1, intervention_type=pv.ZeroIntervention)
+        chain = pv.IntervenableModel(pv.IntervenableConfig([block(0), zero, block(2)], mode="serial"), gpt2)
+        _, patched = chain(base, [source, None, other])
+        # Zero at layer 1 of the last source's run is all that layer 2 of it sees.
+        alone = pv.IntervenableModel(pv.IntervenableConfig([zero, block(2)], mode="serial"), gpt2)
+        assert torch.equal(patched.logits, alone(base, [None, other])[1].logits)
+        with pytest.raises(pv.InterventionError, match=r"sources\[1\].*lost: layer.1.block_output \(ZeroIntervention"):
+            chain(base, [source, other, other])
+
+    def test_locations_are_for_the_rows_of_the_run_that_is_written_into(self, gpt2, base, source, other):
+        config = pv.IntervenableConfig([block(0), block(1)], mode="serial")
+        one_row = {"input_ids": other["input_ids"][:1]}
+        first = {"input_ids": source["input_ids"][:1]}
+        _, patched = pv.IntervenableModel(config, gpt2)(
+            base,
+            [first, one_row],
+            unit_locations={"source_0->source_1": ([[[1]]], [[[2]]]), "source_1->base": ([[[2]]], 3)},
+        )
+        _, expected = pv.IntervenableModel(config, gpt2)(
+            base,
+            [first, one_row],
+            unit_locations={"source_0->source_1": (1, 2), "source_1->base": (2, 3)},
+        )
+        assert torch.equal(patched.logits, expected.logits)
+
     def test_each_source_is_written_into_the_next(self, gpt2, base, source, other):
         config = pv.IntervenableConfig([block(0), block(1)], mode="serial")
         _, patched = pv.IntervenableModel(config, gpt2)(

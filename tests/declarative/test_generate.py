@@ -83,3 +83,20 @@ def test_a_model_that_cannot_says_so():
     )
     with pytest.raises(pv.UnsupportedModelError, match="generate"):
         intervenable.generate(torch.zeros(1, 2))
+
+
+def test_a_source_of_one_token_acts_on_one(gpt2, prompt):
+    one: dict[str, Any] = {"input_ids": torch.tensor([[7], [8]])}
+    intervenable = pv.IntervenableModel(block(), gpt2)
+    first = pv.adapt(gpt2)["layer.1.block_output"].at(positions=[0])
+    value = pv.adapt(gpt2).read([first], **one)[first]
+    with pv.adapt(gpt2).session(writes={first: value}):
+        expected = gpt2.generate(**prompt, use_cache=False, **{**GREEDY, "max_new_tokens": 1})
+    # With locations it serves as many as they say.
+    everywhere = {"sources->base": (0, None)}
+    generated = intervenable.generate(prompt, [one], **{**GREEDY, "max_new_tokens": 1})
+    assert torch.equal(generated, expected)
+    said = intervenable.generate(prompt, [one], unit_locations=everywhere, **GREEDY)
+    given = intervenable.generate(prompt, source_representations=value, **GREEDY)
+    assert torch.equal(said, given)
+    assert not torch.equal(said, intervenable.generate(prompt, [one], **GREEDY))
