@@ -113,7 +113,7 @@ class _Forwards:
                 whole, torch.cat(new, dim=self._axis) if new else whole.narrow(self._axis, 0, 0), copies, lengths
             )
         here = self._site.selection
-        anywhere = replace(here, positions=None)
+        anywhere = here._replace(positions=None)
         return replace(
             found,
             prompt=found.by_copy(partial(self._selected, here), found.prompt),
