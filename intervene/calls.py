@@ -23,7 +23,6 @@ from torch.overrides import TorchFunctionMode
 
 from . import guards
 from .errors import PortError
-from .paths import way
 from .ports import Callback, Handle, Port, as_tensor, entry, with_entry
 
 
@@ -51,7 +50,7 @@ class Function(Port):
             guards.require_eager(model, self.path, str(self))
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        return _Attached(_shadow(way(model, self.path)[-1]), self, callback)
+        return _Attached(_shadow(guards.hookable(model, self.path)), self, callback)
 
     def __str__(self) -> str:
         return f"{self.label} in {self.path or 'model'}"
@@ -101,7 +100,7 @@ class Call(Port):
     updated: bool = False
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        module = way(model, self.path)[-1]
+        module = guards.hookable(model, self.path)
         for name in self.names:
             _namespace(module, name, self)
         return _Attached(_shadow(module), self, callback, [_stand_in(module, name, self) for name in self.names])

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .paths import way
+from .guards import hookable
 from .ports import Callback, Handle, Port, as_tensor, parameter_names
 
 
@@ -32,7 +32,7 @@ class StreamInput(Port):
             rest = {name: value for name, value in kwargs.items() if name not in (first, second)}
             return (new, None, *args[2:]), rest
 
-        return way(model, self.path)[-1].register_forward_pre_hook(hook, with_kwargs=True)
+        return hookable(model, self.path).register_forward_pre_hook(hook, with_kwargs=True)
 
     def __str__(self) -> str:
         return f"stream into {self.path or 'the model'}"
@@ -47,7 +47,7 @@ class StreamOutput(Port):
             new = callback(_stream(output[0], output[1], self))
             return None if new is None else (new, None)
 
-        return way(model, self.path)[-1].register_forward_hook(hook)
+        return hookable(model, self.path).register_forward_hook(hook)
 
     def __str__(self) -> str:
         return f"stream out of {self.path or 'the model'}"

@@ -53,9 +53,13 @@ def _without_peft(wrapper: Any) -> nn.Module:
     return unwrapped(wrapper.base_model.model)
 
 
-def refuse_compiled(model: nn.Module, path: str) -> None:
-    """Raise where the module at ``path`` or one around it was compiled in place with ``module.compile()``, or one
-    around it is what ``torch.compile`` returned."""
+def hookable(model: nn.Module, path: str) -> nn.Module:
+    """The module at ``path``, whose hooks will fire.
+
+    Raises:
+        UnsupportedModelError: the module or one around it was compiled in place with ``module.compile()``, or one
+            around it is what ``torch.compile`` returned.
+    """
     modules = way(model, path)
     for depth, module in enumerate(modules):
         if type(module).__name__ == _WRAPPER and depth < len(modules) - 1:
@@ -71,6 +75,7 @@ def refuse_compiled(model: nn.Module, path: str) -> None:
                 f"silently ignored: work on the model before .compile(), or set "
                 f"model.get_submodule({prefix!r})._compiled_call_impl = None first"
             )
+    return modules[-1]
 
 
 def compiled_something() -> bool:

@@ -18,8 +18,8 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from .errors import PortError, SelectionError
+from .guards import hookable
 from .lenses import Lens
-from .paths import way
 
 Callback = Callable[[Tensor], Tensor | None]
 
@@ -96,7 +96,7 @@ class Input(Port):
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
-        return way(model, self.path)[-1].register_forward_pre_hook(hook, with_kwargs=True)
+        return hookable(model, self.path).register_forward_pre_hook(hook, with_kwargs=True)
 
     def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
         if self.name is None and args:
@@ -129,7 +129,7 @@ class Output(Port):
             new = callback(as_tensor(entry(output, self.index, self), self))
             return None if new is None else with_entry(output, self.index, new)
 
-        module = way(model, self.path)[-1]
+        module = hookable(model, self.path)
         handle = module.register_forward_hook(hook)
         _before_recorders(module, handle.id)
         return handle

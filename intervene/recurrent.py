@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UnsupportedModelError
-from .paths import way
+from .guards import hookable
 from .ports import Callback, Handle, Port
 
 RECURRENT = (nn.RNN, nn.GRU, nn.LSTM)
@@ -25,7 +25,7 @@ class Steps(Port):
     """
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        module = way(model, self.path)[-1]
+        module = hookable(model, self.path)
         if not isinstance(module, RECURRENT):
             raise UnsupportedModelError(f"{self.path or 'the model'} is a {type(module).__name__}, no recurrent module")
         if module.bidirectional:

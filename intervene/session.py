@@ -92,7 +92,6 @@ class Session:
             if self._attention is not None:
                 self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
-                guards.refuse_compiled(self._model, port.path)
                 port.require(self._model)
             self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""})
             for port, those in taps.items():
