@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention, Call
-from intervene.lenses import Heads
+from intervene.calls import Call
 from intervene.ports import Input, Output
+from intervene.tables import attention
 
 from ._tiny import build
 
@@ -42,21 +42,13 @@ class LlamaLike(Adapter):
 
     def attention(self, config: Any) -> Table:
         """The components of a block's attention."""
-        heads, shared = Heads(config.num_attention_heads), Heads(config.num_key_value_heads)
+        query, key, value = (Output(f"self_attn.{name}_proj") for name in "qkv")
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
         return {
             "attention_input": Input("self_attn"),
-            "query_output": Output("self_attn.q_proj"),
-            "key_output": Output("self_attn.k_proj"),
-            "value_output": Output("self_attn.v_proj"),
-            "head_query_output": Output("self_attn.q_proj") >> heads,
-            "head_key_output": Output("self_attn.k_proj") >> shared,
-            "head_value_output": Output("self_attn.v_proj") >> shared,
+            **attention("self_attn", query, key, value, Input("self_attn.o_proj"), heads, shared),
             "query_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=0),
             "key_rotated": Call("self_attn", ("apply_rotary_pos_emb",), index=1),
-            "attention_scores": Attention("scores", "self_attn"),
-            "attention_pattern": Attention("pattern", "self_attn"),
-            "head_attention_value_output": Input("self_attn.o_proj") >> heads,
-            "attention_value_output": Input("self_attn.o_proj"),
             "attention_output": Output("self_attn"),
         }
 

@@ -6,85 +6,49 @@ A text block attends to its own sequence, then to the image's (the answer's deco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from intervene.adapter import Adapter, Table, Tower
-from intervene.calls import Attention
-from intervene.lenses import Chunk, FlatGrid, Heads, Narrow, Transposed
-from intervene.ports import Input, Output, Port, View
+from intervene.adapter import Adapter, Table, Tower, token_ids
+from intervene.lenses import Chunk, FlatGrid, Narrow, Transposed
+from intervene.ports import Input, Output
+from intervene.tables import attention
 
+from ._bert import bert_attention, bert_mlp
+from ._images import images
 from ._tiny import build
+
+# Where each model class holds each tower's root; "" where the model is the root.
+ROOTS: Mapping[str, Mapping[str, str]] = {
+    "BlipForConditionalGeneration": {"vision": "vision_model", "text_decoder": "text_decoder"},
+    "BlipForQuestionAnswering": {
+        "vision": "vision_model",
+        "text_encoder": "text_encoder",
+        "text_decoder": "text_decoder",
+    },
+    "BlipForImageTextRetrieval": {"vision": "vision_model", "text_encoder": "text_encoder"},
+    "BlipVisionModel": {"vision": ""},
+    "BlipTextModel": {"text_encoder": ""},
+    "BlipTextLMHeadModel": {"text_decoder": ""},
+}
 
 
 class Blip(Adapter):
     family = "blip"
-    models = (
-        "BlipForConditionalGeneration",
-        "BlipForQuestionAnswering",
-        "BlipForImageTextRetrieval",
-        "BlipVisionModel",
-        "BlipTextModel",
-        "BlipTextLMHeadModel",
-    )
-    # Where each model class holds each tower's root; "" where the model is the root.
-    vision: ClassVar = {"BlipVisionModel": "", **dict.fromkeys(models[:3], "vision_model")}
-    text_encoder: ClassVar = {"BlipTextModel": "", **dict.fromkeys(models[1:3], "text_encoder")}
-    text_decoder: ClassVar = {"BlipTextLMHeadModel": "", **dict.fromkeys(models[:2], "text_decoder")}
-
-    def towers(self) -> Sequence[Tower]:
-        return list(self._towers())
-
-    def _towers(self) -> Iterator[Tower]:
-        name = self.known_as
-        if name in self.vision:
-            root = self.vision[name]
-            embeddings = Output(_join(root, "embeddings"))
-            patches = Output(_join(root, "embeddings.patch_embedding")) >> Transposed(1, 2) >> Transposed(2, 3)
-            outside: dict[str, Port | View] = {
-                "patch_embedding_output": patches >> FlatGrid(),
-                "embedding_output": embeddings,
-                "class_token": embeddings >> Narrow(axis=1, start=0, length=1),
-                # Of call 1, the class token alone goes through the same norm again.
-                "final_norm_output": Output(_join(root, "post_layernorm"), call=0),
-            }
-            yield Tower("vision", _join(root, "encoder.layers"), self.components(self.config), outside, root)
-        if name in self.text_encoder:
-            root = self.text_encoder[name]
-            outside = {"embedding_output": Output(_join(root, "embeddings"))}
-            yield Tower("text_encoder", _join(root, "encoder.layer"), self.text(self.config), outside, root)
-        if name in self.text_decoder:
-            root = self.text_decoder[name]
-            outside = {
-                "embedding_output": Output(_join(root, "bert.embeddings")),
-                "logits": Output(_join(root, "cls")),
-            }
-            yield Tower("text_decoder", _join(root, "bert.encoder.layer"), self.text(self.config), outside, root)
-        if name == "BlipForImageTextRetrieval":
-            yield Tower(None, "", {}, {"logits": Output("itm_head")})
+    models = tuple(ROOTS)
 
     def components(self, config: Any) -> Table:
         """A block of the vision tower."""
-        heads = Heads(config.vision_config.num_attention_heads)
-        qkv = Output("self_attn.qkv")
-        query, key, value = (qkv >> Chunk(i, of=3) for i in range(3))
+        query, key, value = (Output("self_attn.qkv") >> Chunk(i, of=3) for i in range(3))
+        heads = config.vision_config.num_attention_heads
         return {
             "block_input": Input(),
             "attention_input": Input("self_attn"),
-            "query_output": query,
-            "key_output": key,
-            "value_output": value,
-            "head_query_output": query >> heads,
-            "head_key_output": key >> heads,
-            "head_value_output": value >> heads,
-            "attention_scores": Attention("scores", "self_attn"),
-            "attention_pattern": Attention("pattern", "self_attn"),
-            "head_attention_value_output": Input("self_attn.projection") >> heads,
-            "attention_value_output": Input("self_attn.projection"),
+            **attention("self_attn", query, key, value, Input("self_attn.projection"), heads),
             "attention_output": Output("self_attn"),
             "mlp_input": Input("mlp"),
             "mlp_activation": Input("mlp.fc2"),
@@ -94,88 +58,86 @@ class Blip(Adapter):
 
     def text(self, config: Any) -> Table:
         """A block of a text tower."""
-        heads = Heads(config.text_config.num_attention_heads)
+        heads = config.text_config.num_attention_heads
         return {
             "block_input": Input(),
-            "attention_input": Input("attention.self"),
-            "query_output": Output("attention.self.query"),
-            "key_output": Output("attention.self.key"),
-            "value_output": Output("attention.self.value"),
-            "head_query_output": Output("attention.self.query") >> heads,
-            "head_key_output": Output("attention.self.key") >> heads,
-            "head_value_output": Output("attention.self.value") >> heads,
-            "attention_scores": Attention("scores", "attention.self"),
-            "attention_pattern": Attention("pattern", "attention.self"),
-            "head_attention_value_output": Input("attention.output.dense") >> heads,
-            "attention_value_output": Input("attention.output.dense"),
-            "attention_output": Output("attention.output.dropout"),
-            "cross_attention_input": Input("crossattention.self"),
+            **bert_attention("attention", heads),
+            **bert_attention("crossattention", heads, cross=True),
             "cross_attention_source": Input("crossattention.self", "encoder_hidden_states"),
-            "cross_query_output": Output("crossattention.self.query"),
-            "cross_key_output": Output("crossattention.self.key"),
-            "cross_value_output": Output("crossattention.self.value"),
-            "head_cross_query_output": Output("crossattention.self.query") >> heads,
-            "head_cross_key_output": Output("crossattention.self.key") >> heads,
-            "head_cross_value_output": Output("crossattention.self.value") >> heads,
-            "cross_attention_scores": Attention("scores", "crossattention.self"),
-            "cross_attention_pattern": Attention("pattern", "crossattention.self"),
-            "head_cross_attention_value_output": Input("crossattention.output.dense") >> heads,
-            "cross_attention_value_output": Input("crossattention.output.dense"),
-            "cross_attention_output": Output("crossattention.output.dropout"),
-            "mlp_input": Input("intermediate"),
-            "mlp_activation": Input("output.dense"),
-            "mlp_output": Output("output.dropout"),
+            **bert_mlp(),
             "block_output": Output(),
         }
+
+    def outside(self, config: Any) -> Table:
+        """Around the blocks of the vision tower."""
+        patches = Output("embeddings.patch_embedding") >> Transposed(1, 2) >> Transposed(2, 3)
+        return {
+            "patch_embedding_output": patches >> FlatGrid(),
+            "embedding_output": Output("embeddings"),
+            "class_token": Output("embeddings") >> Narrow(axis=1, start=0, length=1),
+            # Of call 1, the class token alone goes through the same norm again.
+            "final_norm_output": Output("post_layernorm", call=0),
+        }
+
+    def towers(self) -> Sequence[Tower]:
+        return list(self._towers())
+
+    def _towers(self) -> Iterator[Tower]:
+        config, roots = self.config, self._roots(self.model)
+        if (root := roots.get("vision")) is not None:
+            yield Tower("vision", "encoder.layers", self.components(config), self.outside(config), root)
+        if (root := roots.get("text_encoder")) is not None:
+            outside = {"embedding_output": Output("embeddings")}
+            yield Tower("text_encoder", "encoder.layer", self.text(config), outside, root)
+        if (root := roots.get("text_decoder")) is not None:
+            outside = {"embedding_output": Output("bert.embeddings"), "logits": Output("cls")}
+            yield Tower("text_decoder", "bert.encoder.layer", self.text(config), outside, root)
+        if self.known_as == "BlipForImageTextRetrieval":
+            yield Tower(None, "", {}, {"logits": Output("itm_head")})
+
+    @classmethod
+    def _roots(cls, model: nn.Module) -> Mapping[str, str]:
+        return ROOTS.get(cls.class_name(model) or "", {})
 
     @classmethod
     def config_of(cls, model: nn.Module) -> Any:
         """A tower's own model has the tower's config alone."""
-        name, config = cls.class_name(model), model.config
-        if name == "BlipVisionModel":
-            return SimpleNamespace(vision_config=config)
-        if name in ("BlipTextModel", "BlipTextLMHeadModel"):
-            return SimpleNamespace(text_config=config)
-        return config
+        towers = cls._roots(model)
+        if "" not in towers.values():
+            return model.config
+        return SimpleNamespace(**{"vision_config" if "vision" in towers else "text_config": model.config})
 
     @classmethod
     def example_inputs(
         cls, model: nn.Module, rows: int = 2, columns: int = 6, generator: torch.Generator | None = None
     ) -> dict[str, Tensor]:
-        name, config = cls.class_name(model), cls.config_of(model)
+        towers, config = cls._roots(model), cls.config_of(model)
         inputs = {}
-        if name in cls.vision:
-            size = config.vision_config.image_size
-            inputs["pixel_values"] = torch.randn(rows, 3, size, size, generator=generator)
-        if name in cls.text_encoder or name in cls.text_decoder:
-            text = config.text_config
-            ids = torch.randint(min(3, text.vocab_size - 1), text.vocab_size, (rows, columns), generator=generator)
+        if "vision" in towers:
+            inputs["pixel_values"] = images(rows, 3, config.vision_config.image_size, generator)
+        if towers.keys() - {"vision"}:
+            ids = token_ids(config.text_config.vocab_size, rows, columns, generator)
             # What generate puts there itself.
-            ids[:, 0] = text.bos_token_id
+            ids[:, 0] = config.text_config.bos_token_id
             inputs["input_ids"] = ids
-            if name not in cls.vision:
-                shape = (rows, columns, text.encoder_hidden_size)
+            if "vision" not in towers:
+                shape = (rows, columns, config.text_config.encoder_hidden_size)
                 inputs["encoder_hidden_states"] = torch.randn(shape, generator=generator)
-            if name == "BlipForQuestionAnswering":
+            if len(towers) == 3:
                 inputs["decoder_input_ids"] = ids.flip(1)
         return inputs
 
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
-        name = model or "BlipForConditionalGeneration"
+        name = model or cls.models[0]
         shared = {"hidden_size": 24, "initializer_range": 0.2}
         vision = {**shared, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 3}
         vision |= {"image_size": 8, "patch_size": 4}
         text = {**shared, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
         text |= {"encoder_hidden_size": 24, "vocab_size": 61, "max_position_embeddings": 64}
         text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
-        if name == "BlipVisionModel":
-            return build("BlipVisionConfig", name, cls.models, seed, vision, config)
-        if name in ("BlipTextModel", "BlipTextLMHeadModel"):
-            return build("BlipTextConfig", name, cls.models, seed, text, config)
-        defaults = {"text_config": text, "vision_config": vision, "image_text_hidden_size": 12}
-        return build("BlipConfig", name, cls.models, seed, {**defaults, "initializer_range": 0.2}, config)
-
-
-def _join(root: str, path: str) -> str:
-    return f"{root}.{path}" if root else path
+        whole = {"text_config": text, "vision_config": vision, "image_text_hidden_size": 12, "initializer_range": 0.2}
+        own = {"BlipVisionModel": ("BlipVisionConfig", vision), "BlipTextModel": ("BlipTextConfig", text)}
+        own["BlipTextLMHeadModel"] = own["BlipTextModel"]
+        config_class, defaults = own.get(name, ("BlipConfig", whole))
+        return build(config_class, name, cls.models, seed, defaults, config)

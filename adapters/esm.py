@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention, Call
-from intervene.lenses import Heads
+from intervene.calls import Call
 from intervene.ports import Input, Output, Port, View
 
+from ._bert import bert_attention, bert_mlp
 from ._tiny import build
 
 
@@ -29,25 +29,10 @@ class Esm(Adapter):
     variants: ClassVar = {"absolute": {"position_embedding_type": "absolute", "emb_layer_norm_before": True}}
 
     def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
         table: dict[str, Port | View] = {
             "block_input": Input(),
-            "attention_input": Input("attention.self"),
-            "query_output": Output("attention.self.query"),
-            "key_output": Output("attention.self.key"),
-            "value_output": Output("attention.self.value"),
-            "head_query_output": Output("attention.self.query") >> heads,
-            "head_key_output": Output("attention.self.key") >> heads,
-            "head_value_output": Output("attention.self.value") >> heads,
-            "attention_scores": Attention("scores", "attention.self"),
-            "attention_pattern": Attention("pattern", "attention.self"),
-            "head_attention_value_output": Input("attention.output.dense") >> heads,
-            "attention_value_output": Input("attention.output.dense"),
-            # The modules around them, attention and output, give back the sum with the residual.
-            "attention_output": Output("attention.output.dropout"),
-            "mlp_input": Input("intermediate"),
-            "mlp_activation": Input("output.dense"),
-            "mlp_output": Output("output.dropout"),
+            **bert_attention("attention", config.num_attention_heads),
+            **bert_mlp(),
             "block_output": Output(),
         }
         if config.position_embedding_type == "rotary":

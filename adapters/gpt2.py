@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention
-from intervene.lenses import Chunk, FlatBatch, Heads
+from intervene.lenses import Chunk, FlatBatch
 from intervene.ports import Input, Output, Port, View
+from intervene.tables import attention
 
 from ._tiny import build
 
@@ -35,22 +35,12 @@ class GPT2(Adapter):
     }
 
     def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
         qkv = Output("attn.c_attn")
         query, key, value = (qkv >> Chunk(i, of=3) for i in range(3))
         return {
             "block_input": Input(),
             "attention_input": Input("attn"),
-            "query_output": query,
-            "key_output": key,
-            "value_output": value,
-            "head_query_output": query >> heads,
-            "head_key_output": key >> heads,
-            "head_value_output": value >> heads,
-            "attention_scores": Attention("scores", "attn"),
-            "attention_pattern": Attention("pattern", "attn"),
-            "head_attention_value_output": Input("attn.c_proj") >> heads,
-            "attention_value_output": Input("attn.c_proj"),
+            **attention("attn", query, key, value, Input("attn.c_proj"), config.num_attention_heads),
             "attention_output": Output("attn"),
             "mlp_input": Input("mlp"),
             "mlp_activation": Input("mlp.c_proj"),

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention
-from intervene.lenses import Heads, Unflatten
+from intervene.lenses import Unflatten
 from intervene.ports import Input, Output, Port, View
+from intervene.tables import attention
 
 from ._decoders import TINY
 from ._tiny import build
@@ -29,21 +29,11 @@ class OPT(Adapter):
     variants: ClassVar = {"post_norm": {"do_layer_norm_before": False, "word_embed_proj_dim": 20}}
 
     def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
         query, key, value = (Output(f"self_attn.{name}_proj") for name in "qkv")
         return {
             "block_input": Input(),
             "attention_input": Input("self_attn"),
-            "query_output": query,
-            "key_output": key,
-            "value_output": value,
-            "head_query_output": query >> heads,
-            "head_key_output": key >> heads,
-            "head_value_output": value >> heads,
-            "attention_scores": Attention("scores", "self_attn"),
-            "attention_pattern": Attention("pattern", "self_attn"),
-            "head_attention_value_output": Input("self_attn.out_proj") >> heads,
-            "attention_value_output": Input("self_attn.out_proj"),
+            **attention("self_attn", query, key, value, Input("self_attn.out_proj"), config.num_attention_heads),
             "attention_output": Output("self_attn"),
             # There is no MLP module, and its parts see the tokens of all rows as one list.
             "mlp_input": Input("fc1") >> Unflatten(),

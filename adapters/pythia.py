@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention, Call
-from intervene.lenses import Heads, Interleaved
+from intervene.calls import Call
+from intervene.lenses import Interleaved
 from intervene.ports import Input, Output, Port, View
+from intervene.tables import attention
 
 from ._decoders import TINY
 from ._tiny import build
@@ -35,24 +36,14 @@ class Pythia(Adapter):
     variants: ClassVar = {"sequential": {"use_parallel_residual": False, "rotary_pct": 1.0}}
 
     def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
         qkv = Output("attention.query_key_value")
         query, key, value = (qkv >> Interleaved(i, of=3, heads=config.num_attention_heads) for i in range(3))
         return {
             "block_input": Input(),
             "attention_input": Input("attention"),
-            "query_output": query,
-            "key_output": key,
-            "value_output": value,
-            "head_query_output": query >> heads,
-            "head_key_output": key >> heads,
-            "head_value_output": value >> heads,
+            **attention("attention", query, key, value, Input("attention.dense"), config.num_attention_heads),
             "query_rotated": Call("attention", ("apply_rotary_pos_emb",), index=0),
             "key_rotated": Call("attention", ("apply_rotary_pos_emb",), index=1),
-            "attention_scores": Attention("scores", "attention"),
-            "attention_pattern": Attention("pattern", "attention"),
-            "head_attention_value_output": Input("attention.dense") >> heads,
-            "attention_value_output": Input("attention.dense"),
             # What is added to the residual stream is what the dropout leaves.
             "attention_output": Output("post_attention_dropout"),
             "mlp_input": Input("mlp"),

@@ -2,46 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention
-from intervene.lenses import Chunk, FlatGrid, Heads, Narrow
+from intervene.lenses import Chunk, FlatGrid, Narrow
 from intervene.ports import Input, Output, Port, View
+from intervene.tables import attention
 
 from ._images import images
 from ._tiny import library, seeded, select
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """What timm keeps in the model's own attributes and modules, under timm's names where it has one."""
-
-    img_size: tuple[int, int]
-    in_chans: int
-    patches: int
-    num_prefix_tokens: int
-    reg_tokens: int
-    class_token: bool
-    embed_dim: int
-    depth: int
-    num_heads: int
-    head_dim: int
-    hidden_dim: int
-    num_classes: int
-    global_pool: str
-    pre_norm: bool
-    fc_norm: bool
-    qk_norm: bool
-    attn_norm: bool
-    gated: bool
-    pos_embed: bool
-    no_embed_class: bool
-    dynamic_img_size: bool
+# timm keeps no config. By the name of what it was made with: the attribute that holds it,
+ATTRIBUTES = {
+    "img_size": "patch_embed.img_size",
+    "in_chans": "patch_embed.proj.in_channels",
+    "patches": "patch_embed.num_patches",
+    "num_prefix_tokens": "num_prefix_tokens",
+    "reg_tokens": "num_reg_tokens",
+    "class_token": "has_class_token",
+    "embed_dim": "embed_dim",
+    "num_heads": "blocks.0.attn.num_heads",
+    "head_dim": "blocks.0.attn.head_dim",
+    "hidden_dim": "blocks.0.mlp.fc2.in_features",
+    "num_classes": "num_classes",
+    "global_pool": "global_pool",
+    "no_embed_class": "no_embed_class",
+    "dynamic_img_size": "dynamic_img_size",
+}
+# and the module that is there, and no identity, where it was asked for.
+MODULES = {
+    "pre_norm": "norm_pre",
+    "fc_norm": "fc_norm",
+    "qk_norm": "blocks.0.attn.q_norm",
+    "attn_norm": "blocks.0.attn.norm",
+    "gated": "blocks.0.attn.gate",
+}
 
 
 class TimmViT(Adapter):
@@ -54,22 +54,12 @@ class TimmViT(Adapter):
         "headless": {"num_classes": 0, "pre_norm": True},
     }
 
-    def components(self, config: Sizes) -> Table:
-        heads = Heads(config.num_heads)
+    def components(self, config: Any) -> Table:
         query, key, value = (Output("attn.qkv") >> Chunk(i, of=3) for i in range(3))
         return {
             "block_input": Input(),
             "attention_input": Input("attn"),
-            "query_output": query,
-            "key_output": key,
-            "value_output": value,
-            "head_query_output": query >> heads,
-            "head_key_output": key >> heads,
-            "head_value_output": value >> heads,
-            "attention_scores": Attention("scores", "attn"),
-            "attention_pattern": Attention("pattern", "attn"),
-            "head_attention_value_output": Input("attn.proj") >> heads,
-            "attention_value_output": Input("attn.proj"),
+            **attention("attn", query, key, value, Input("attn.proj"), config.num_heads),
             "attention_output": Output("drop_path1"),
             "mlp_input": Input("mlp"),
             "mlp_activation": Input("mlp.fc2"),
@@ -77,7 +67,7 @@ class TimmViT(Adapter):
             "block_output": Output(),
         }
 
-    def outside(self, config: Sizes) -> Table:
+    def outside(self, config: Any) -> Table:
         patches, embeddings = Output("patch_embed"), Output("norm_pre")
         table: dict[str, Port | View] = {
             "patch_embedding_output": patches >> FlatGrid() if config.dynamic_img_size else patches,
@@ -102,31 +92,11 @@ class TimmViT(Adapter):
         return origin.startswith("timm.") and kinds == {("Block", "Attention")}
 
     @classmethod
-    def config_of(cls, model: Any) -> Sizes:
-        block = model.blocks[0]
-        return Sizes(
-            img_size=model.patch_embed.img_size,
-            in_chans=model.patch_embed.proj.in_channels,
-            patches=model.patch_embed.num_patches,
-            num_prefix_tokens=model.num_prefix_tokens,
-            reg_tokens=model.num_reg_tokens,
-            class_token=model.has_class_token,
-            embed_dim=model.embed_dim,
-            depth=len(model.blocks),
-            num_heads=block.attn.num_heads,
-            head_dim=block.attn.head_dim,
-            hidden_dim=block.mlp.fc2.in_features,
-            num_classes=model.num_classes,
-            global_pool=model.global_pool,
-            pre_norm=_there(model.norm_pre),
-            fc_norm=_there(model.fc_norm),
-            qk_norm=_there(block.attn.q_norm),
-            attn_norm=_there(getattr(block.attn, "norm", None)),
-            gated=_there(getattr(block.attn, "gate", None)),
-            pos_embed=model.pos_embed is not None,
-            no_embed_class=model.no_embed_class,
-            dynamic_img_size=model.dynamic_img_size,
-        )
+    def config_of(cls, model: Any) -> Any:
+        """What others keep in a config."""
+        held = {name: attrgetter(path)(model) for name, path in ATTRIBUTES.items()}
+        there = {name: _is_there(model, path) for name, path in MODULES.items()}
+        return SimpleNamespace(**held, **there, depth=len(model.blocks), pos_embed=model.pos_embed is not None)
 
     @classmethod
     def example_inputs(
@@ -146,6 +116,6 @@ class TimmViT(Adapter):
         return seeded(seed, lambda: getattr(made_of, name)(**arguments), spread=0.2)
 
 
-def _there(module: nn.Module | None) -> bool:
-    """Whether a module that a config may leave out is there."""
-    return module is not None and not isinstance(module, nn.Identity)
+def _is_there(model: nn.Module, path: str) -> bool:
+    """Whether a module that a model may lack, or have as an identity, is there."""
+    return not isinstance(dict(model.named_modules()).get(path, nn.Identity()), nn.Identity)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from intervene.adapter import Adapter, Table
-from intervene.calls import Attention
-from intervene.lenses import Heads, Narrow
+from intervene.lenses import Narrow
 from intervene.ports import Input, Output
+from intervene.tables import attention
 
 from ._images import images
 from ._tiny import build
@@ -33,20 +33,11 @@ class ViT(Adapter):
     heads: ClassVar = {"ViTForImageClassification": "classifier", "DeiTForImageClassification": "classifier"}
 
     def components(self, config: Any) -> Table:
-        heads = Heads(config.num_attention_heads)
+        query, key, value = (Output(f"attention.{name}_proj") for name in "qkv")
         return {
             "block_input": Input(),
             "attention_input": Input("attention"),
-            "query_output": Output("attention.q_proj"),
-            "key_output": Output("attention.k_proj"),
-            "value_output": Output("attention.v_proj"),
-            "head_query_output": Output("attention.q_proj") >> heads,
-            "head_key_output": Output("attention.k_proj") >> heads,
-            "head_value_output": Output("attention.v_proj") >> heads,
-            "attention_scores": Attention("scores", "attention"),
-            "attention_pattern": Attention("pattern", "attention"),
-            "head_attention_value_output": Input("attention.o_proj") >> heads,
-            "attention_value_output": Input("attention.o_proj"),
+            **attention("attention", query, key, value, Input("attention.o_proj"), config.num_attention_heads),
             "attention_output": Output("attention"),
             "mlp_input": Input("mlp"),
             "mlp_activation": Input("mlp.fc2"),

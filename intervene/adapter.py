@@ -36,9 +36,9 @@ class Tower:
 
     Attributes:
         name: the first part of its sites' addresses; None where a model has a single one.
-        blocks: path of the list of blocks in the model; "" for what belongs to the model as a whole.
+        blocks: path of the list of blocks, relative to the root; "" for what belongs to the model as a whole.
         components: the components of one block, by paths relative to it.
-        outside: the components that the tower has once, by paths in the model.
+        outside: the components that the tower has once, by paths relative to the root.
         root: path of the module whose forward takes the tower's sequence; the model itself by default.
     """
 
@@ -47,6 +47,10 @@ class Tower:
     components: Table
     outside: Table = field(default_factory=dict)
     root: str = ""
+
+    def within(self, path: str) -> str:
+        """``path``, relative to the root, as it is in the model."""
+        return ".".join(p for p in (self.root, path) if p)
 
 
 class Adapter(ABC):
@@ -114,8 +118,7 @@ class Adapter(ABC):
                 f"{type(model).__name__}'s config has no vocab_size to draw input_ids from; override "
                 f"{cls.__name__}.example_inputs"
             )
-        # The first few ids are special tokens in most vocabularies; padding among them would change a pooled head.
-        return {"input_ids": torch.randint(min(3, size - 1), size, (rows, columns), generator=generator)}
+        return {"input_ids": token_ids(size, rows, columns, generator)}
 
     @classmethod
     def example_past(cls, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -183,10 +186,10 @@ class Adapter(ABC):
 
     def blocks_of(self, tower: str | None) -> nn.ModuleList:
         """The model's own list of a tower's blocks; an empty one for a tower without."""
-        path = self.by_tower[tower].blocks
-        if not path:
+        if not self.by_tower[tower].blocks:
             return nn.ModuleList()
-        found = self.model.get_submodule(self.locate(path))
+        path = self._block_paths[tower]
+        found = self.model.get_submodule(path)
         if not isinstance(found, (nn.ModuleList, nn.Sequential)):
             raise UnsupportedModelError(
                 f"{type(self.model).__name__}: {path} is a {type(found).__name__}, not a list of blocks"
@@ -230,7 +233,7 @@ class Adapter(ABC):
 
     def _site(self, name: str, layer: int | None, view: View, tower: Tower) -> Site:
         if layer is None:
-            port = replace(view.port, path=self.locate(view.port.path))
+            port = replace(view.port, path=self.locate(tower.within(view.port.path)))
         else:
             port = view.port.under(f"{self._block_paths[tower.name]}.{layer}")
         return Site(name, layer, tower.name, self._axes[tower.name][name], port, view.lens)
@@ -238,7 +241,7 @@ class Adapter(ABC):
     # Asked for once a tower, for a deep model has thousands of sites and every `adapt` makes them.
     @cached_property
     def _block_paths(self) -> dict[str | None, str]:
-        return {name: self.locate(tower.blocks) for name, tower in self.by_tower.items()}
+        return {name: self.locate(tower.within(tower.blocks)) for name, tower in self.by_tower.items()}
 
     @cached_property
     def _axes(self) -> dict[str | None, dict[str, tuple[str, ...]]]:
@@ -281,6 +284,12 @@ class Adapter(ABC):
         named = "; ".join(f"{name or 'the model as a whole'}: {reason}" for name, reason in reasons.items())
         said = unique.pop() if len(unique) == 1 else named
         return AbsentComponentError(f"{type(self.model).__name__} has no {component}: {said}")
+
+
+def token_ids(vocabulary: int, rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:
+    """Random tokens of a vocabulary of that size, (rows, columns), without those that are special in most."""
+    # Padding among them would change a pooled head.
+    return torch.randint(min(3, vocabulary - 1), vocabulary, (rows, columns), generator=generator)
 
 
 @lru_cache(maxsize=256)

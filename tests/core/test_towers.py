@@ -117,13 +117,13 @@ class DuetAdapter(Adapter):
 
     def towers(self) -> Sequence[Tower]:
         root = "low" if self.known_as == "Duet" else ""
-        outside = {"embedding_output": Output(f"{root}.embed".strip("."))}
-        low = Tower("low", f"{root}.blocks".strip("."), self.components(self.config), outside, root)
+        outside = {"embedding_output": Output("embed")}
+        low = Tower("low", "blocks", self.components(self.config), outside, root)
         if not root:
             return [low]
         inside = {"block_input": Input(), "cross_attention_source": Input("", "source"), "block_output": Output()}
         whole = Tower(None, "", {}, {"logits": Output("head")})
-        return [low, Tower("high", "high.blocks", inside, {}, "high"), whole]
+        return [low, Tower("high", "blocks", inside, {}, "high"), whole]
 
     @classmethod
     def config_of(cls, model: nn.Module) -> Any:

@@ -40,15 +40,11 @@ def _claiming(name: str, **claims: object) -> type[Adapter]:
     return _derived(Blip, load_spec=staticmethod(load_spec))
 
 
-def _rootless(tower: Tower) -> Tower:
-    return replace(tower, root="")
-
-
 def _decoder_for_encoder(tower: Tower) -> Tower:
     """The answer's decoder shown as the question's encoder."""
     if tower.name != "text_encoder" or not tower.root:
         return tower
-    return replace(tower, blocks=tower.blocks.replace("encoder.encoder", "decoder.bert.encoder"))
+    return replace(tower, blocks="bert.encoder.layer", outside={}, root="text_decoder")
 
 
 def _self_for_cross(tower: Tower) -> Tower:
@@ -73,7 +69,7 @@ MUTANTS = [
         "tower_without_a_root",
         "the decoder's columns are counted by the model's own forward, which captioning's generate never calls",
         "each decoding step taken for a prompt of one token (https://github.com/stanfordnlp/pyvene/issues/193)",
-        _with(_rootless),
+        _derived(Blip, roots={}),
         ("block_output",),
         "generation:text_decoder.block_output",
         "generate with a cache, against position",
