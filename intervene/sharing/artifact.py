@@ -143,8 +143,9 @@ def inside(folder: Path, name: object) -> Path:
         raise ArtifactError(f"{folder} has no file {name}; it holds {_listing(folder)}")
     homes = [folder.resolve()]
     if folder.parent.name == "snapshots":
-        # The hub's cache keeps contents apart, and links to them.
-        homes.append(folder.parent.parent.resolve() / "blobs")
+        # The hub's cache keeps contents apart, a repository's own and what repositories share, and links to them.
+        repository = folder.parent.parent.resolve()
+        homes += [repository / "blobs", repository.parent / "blobs"]
     if not any(file.resolve().is_relative_to(home) for home in homes):
         raise ArtifactError(f"{file} is a link to {os.path.realpath(file)}, outside the artifact")
     return file

@@ -149,6 +149,19 @@ def _said_in_words(deed: str, repo_id: str, revision: str | None, endpoint: str 
         raise HubError(f"cannot {deed}: HF_HUB_OFFLINE is set") from error
     except _transport_error() as error:
         raise HubError(f"cannot {deed}: no connection to {where} ({error})") from error
+    except (OSError, RuntimeError) as error:
+        if not _from_xet(error):
+            raise
+        raise HubError(
+            f"cannot {deed}: the storage of large files behind {where} says: {error}. With HF_HUB_DISABLE_XET=1 in the "
+            f"environment they go another way"
+        ) from error
+
+
+def _from_xet(error: Exception) -> bool:
+    """Whether it is how `hf_xet`, which moves large files, says that its storage refused, failed or wasn't there."""
+    plain = type(error) in (ConnectionError, RuntimeError) and getattr(error, "errno", None) is None
+    return plain or type(error).__module__ == "hf_xet"
 
 
 def _transport_error() -> type[Exception]:

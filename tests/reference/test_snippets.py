@@ -65,7 +65,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.chdir(here)
         folders(Path())
         # A hub on this machine, with the reader logged in as the text's "username".
-        connect(hub, patch, tmp_path_factory.mktemp("hub"))
+        connect(hub, patch, tmp_path_factory.mktemp("hub"), speaks_xet=True)
         patch.setenv("HF_TOKEN", "a-token")
         names: dict[str, Any] = {"__name__": "reference", "pv": pv, **names_that_the_text_leaves_out()}
         run = Run([], [])

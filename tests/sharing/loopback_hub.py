@@ -1,8 +1,8 @@
 """A hub on this machine: enough of the Hugging Face hub's HTTP interface for its own client to work against.
 
 Repositories with branches and commits, tokens and private repositories, regular files in the commit's NDJSON, large
-ones by git LFS (as the client sends them with HF_HUB_DISABLE_XET; the xet protocol is not spoken here), redirects to a
-storage path for large files, and the error codes in the headers that the client turns into its exceptions.
+ones by xet or by git LFS, as the client prefers, redirects to a storage path for large files, and the error codes in
+the headers that the client turns into its exceptions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from . import loopback_xet as xet
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Hub:
         endpoint: its address.
         store: the address of the storage for large files, another origin as on the real hub.
         users: whose a token is; a user may write in the namespace of that name alone.
+        xet: what clients that speak xet have stored.
+        denied: patterns of paths that are refused, with the status that says so.
         log: method and path of every request, in order.
     """
 
@@ -59,6 +64,8 @@ class Hub:
     users: dict[str, str] = field(default_factory=dict)
     repos: dict[str, Repo] = field(default_factory=dict)
     storage: dict[str, bytes] = field(default_factory=dict)
+    xet: xet.Storage = field(default_factory=xet.Storage)
+    denied: dict[str, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
@@ -86,6 +93,9 @@ class Handler(BaseHTTPRequestHandler):
             self.body = b"".join(self._chunks())
         self.hub.log.append(f"{self.command} {unquote(self.split.path)}")
         try:
+            for pattern, status in self.hub.denied.items():
+                if re.search(pattern, unquote(self.split.path)):
+                    raise Refusal(status, "denied")
             for method, pattern, function in ROUTES:
                 match = re.fullmatch(pattern, unquote(self.split.path))
                 if match and self.command in method.split():
@@ -219,6 +229,54 @@ class Handler(BaseHTTPRequestHandler):
         self.refuse_token()
         self.send(200, self.hub.storage[oid], {"Content-Type": "application/octet-stream", "ETag": f'"{oid}"'})
 
+    def xet_token(self, repo_id: str, right: str, revision: str) -> None:
+        self.at(self.repo(repo_id) if right == "read" else self.writable(repo_id), revision)
+        ends = int(time.time()) + 3600
+        said = {"X-Xet-Cas-Url": self.hub.store, "X-Xet-Access-Token": xet.TOKEN, "X-Xet-Token-Expiration": str(ends)}
+        self.send(200, {"casUrl": self.hub.store, "accessToken": xet.TOKEN, "exp": ends}, said)
+
+    def needs_xet_token(self) -> None:
+        if self.headers.get("Authorization") != f"Bearer {xet.TOKEN}":
+            raise Refusal(401, "no token of this storage's")
+
+    def xet_telemetry(self) -> None:
+        self.send(200, {})
+
+    def xet_known_chunk(self, chunk: str) -> None:
+        self.needs_xet_token()
+        raise Refusal(404, f"no other xorb has {chunk}")
+
+    def xet_xorb_put(self, name: str) -> None:
+        self.needs_xet_token()
+        new = name not in self.hub.xet.xorbs
+        self.hub.xet.xorbs[name] = self.body
+        self.send(200, {"was_inserted": new})
+
+    def xet_xorb_get(self, name: str) -> None:
+        # Its address is handed out to those who may read, as a signed one is.
+        self.refuse_token()
+        xorb = self.hub.xet.xorbs[name]
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
+        if asked is None:
+            raise Refusal(416, "one range of bytes")
+        first, last = int(asked[1]), int(asked[2])
+        headers = {"Content-Type": "application/octet-stream", "Content-Range": f"bytes {first}-{last}/{len(xorb)}"}
+        self.send(206, xorb[first : last + 1], headers)
+
+    def xet_shard(self) -> None:
+        self.needs_xet_token()
+        try:
+            self.hub.xet.add_shard(self.body)
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
+        self.send(200, {"result": 1})
+
+    def xet_reconstruction(self, name: str) -> None:
+        self.needs_xet_token()
+        if name not in self.hub.xet.files:
+            raise Refusal(404, f"no file {name}")
+        self.send(200, self.hub.xet.reconstruction(self.hub.xet.files[name], f"{self.hub.store}/xorbs"))
+
     def commit(self, repo_id: str, revision: str) -> None:
         repo = self.writable(repo_id)
         _, files = self.at(repo, revision)
@@ -228,7 +286,10 @@ class Handler(BaseHTTPRequestHandler):
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
-                if value["oid"] not in self.hub.storage:
+                stored = self.hub.xet.by_sha256(value["oid"])
+                if stored is not None:
+                    self.hub.storage[value["oid"]] = self.hub.xet.content(stored)
+                if hashlib.sha256(self.hub.storage.get(value["oid"], b"")).hexdigest() != value["oid"]:
                     raise Refusal(400, f"{value['path']} was never uploaded")
                 files[value["path"]] = self.hub.storage[value["oid"]]
                 repo.large.add(value["path"])
@@ -252,6 +313,8 @@ class Handler(BaseHTTPRequestHandler):
             entry: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content)}
             if path in repo.large:
                 entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+                stored = self.hub.xet.by_sha256(entry["lfs"]["oid"])
+                entry |= {"xetHash": stored.hash} if stored is not None else {}
             entries.append(entry)
         self.send(200, entries)
 
@@ -264,6 +327,10 @@ class Handler(BaseHTTPRequestHandler):
         if path in repo.large:
             oid = hashlib.sha256(content).hexdigest()
             linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": sha}
+            stored = self.hub.xet.by_sha256(oid)
+            if stored is not None:
+                route = f"{self.hub.endpoint}/api/models/{repo_id}/xet-read-token/{sha}"
+                linked |= {"X-Xet-Hash": stored.hash, "Link": f'<{route}>; rel="xet-auth"'}
             self.send(302, b"", {**linked, "Location": f"{self.hub.store}/storage/{oid}"})
         else:
             headers = {"ETag": f'"{_git_oid(content)}"', "X-Repo-Commit": sha, "Content-Type": "text/plain"}
@@ -286,6 +353,13 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)/?", Handler.tree),
     ("GET", r"/api/models/([^/]+/[^/]+)", Handler.info),
     ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("GET", r"/api/models/([^/]+/[^/]+)/xet-(read|write)-token/(.+)", Handler.xet_token),
+    ("POST", r"/v1/telemetry", Handler.xet_telemetry),
+    ("GET", r"/v1/chunks/default/([0-9a-f]{64})", Handler.xet_known_chunk),
+    ("POST", r"/v1/xorbs/default/([0-9a-f]{64})", Handler.xet_xorb_put),
+    ("GET", r"/xorbs/([0-9a-f]{64})", Handler.xet_xorb_get),
+    ("POST", r"/v1/shards", Handler.xet_shard),
+    ("GET", r"/v1/reconstructions/([0-9a-f]{64})", Handler.xet_reconstruction),
     ("PUT", r"/storage/([0-9a-f]{64})", Handler.storage_put),
     ("GET HEAD", r"/storage/([0-9a-f]{64})", Handler.storage_get),
     ("GET HEAD", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Handler.resolve_file),
@@ -311,18 +385,32 @@ def serving(users: dict[str, str]) -> Iterator[Hub]:
             thread.join()
 
 
-def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """Set the hub's client up for this hub, with nobody logged in and a cache in ``home``."""
+def connect(hub: Hub, monkeypatch: pytest.MonkeyPatch, home: Path, *, speaks_xet: bool) -> None:
+    """Set the hub's client up for this hub, with nobody logged in and caches in ``home``."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import _xet
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not speaks_xet)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    for name, value in xet_environment(home).items():
+        monkeypatch.setenv(name, value)
+    # A session reads its variables once.
+    monkeypatch.setattr(_xet, "_GLOBAL_XET_HOLDER", _xet.XetSessionHolder())
+
+
+def xet_environment(home: Path) -> dict[str, str]:
+    """What `hf_xet` reads from the environment: its cache, no compression, no second try."""
+    return {
+        "HF_XET_CACHE": str(home / "xet"),
+        "HF_XET_DATA_XORB_COMPRESSION_POLICY": "none",
+        "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "1",
+    }
 
 
 def _git_oid(content: bytes) -> str:

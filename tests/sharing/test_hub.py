@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 import intervene as pv
 
 from .conftest import TOKEN
-from .loopback_hub import Hub
+from .loopback_hub import Hub, xet_environment
 
 Inputs = dict[str, Tensor]
 
@@ -195,6 +196,95 @@ def test_without_a_connection_the_cache_serves(hub: Hub, model: nn.Module, input
             shared.push_to_hub("me/steering", token=TOKEN)
 
 
+# -- the storage of large files ---------------------------------------------------------------------------------------
+
+
+def test_large_files_go_the_way_that_the_client_prefers(hub: Hub, model: nn.Module, request: Any) -> None:
+    by_xet = "[xet]" in request.node.name
+    steering(model).push_to_hub("me/steering", token=TOKEN)
+    pv.IntervenableModel.load("me/steering", model=model)
+    seen = " ".join(hub.log)
+    assert ("/v1/shards" in seen) == ("/v1/reconstructions/" in seen) == by_xet
+    assert ("/info/lfs/objects/batch" in seen) == (not by_xet)
+    assert len(hub.xet.files) == int(by_xet)
+
+
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_what_xet_stored_is_read_without_it(
+    hub: Hub, model: nn.Module, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    shared = steering(model)
+    shared.push_to_hub("me/steering", token=TOKEN)
+    hub.log.clear()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    loaded = pv.IntervenableModel.load("me/steering", model=model)
+    assert torch.equal(logits(loaded, inputs), logits(shared, inputs))
+    assert any("/storage/" in entry for entry in hub.log)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("xet-write-token", 401), ("xet-write-token", 403), ("v1/xorbs", 403), ("v1/shards", 400)]
+)
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_a_storage_that_takes_nothing(hub: Hub, model: nn.Module, inputs: Inputs, path: str, status: int) -> None:
+    mild = steering(model)
+    mild.push_to_hub("me/steering", token=TOKEN)
+    before = dict(hub.repos["me/steering"].branches)
+    hub.denied[path] = status
+    with pytest.raises(pv.HubError, match=rf"cannot push to 'me/steering': the storage .*{status}.*HF_HUB_DISABLE_XET"):
+        steering(model, 5.0).push_to_hub("me/steering", token=TOKEN)
+    assert hub.repos["me/steering"].branches == before
+    loaded = pv.IntervenableModel.load("me/steering", model=model)
+    assert torch.equal(logits(loaded, inputs), logits(mild, inputs))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("xet-read-token", 401, r"refuses \(401\)"),
+        ("v1/reconstructions", 403, "the storage .*403"),
+        ("v1/reconstructions", 404, "the storage .*404"),
+        ("^/xorbs", 404, "the storage .*"),
+    ],
+)
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_a_storage_that_gives_nothing(hub: Hub, model: nn.Module, path: str, status: int, said: str) -> None:
+    steering(model).push_to_hub("me/steering", token=TOKEN)
+    hub.denied[path] = status
+    with pytest.raises(pv.HubError, match=f"cannot download 'me/steering': .*{said}"):
+        pv.IntervenableModel.load("me/steering", model=model)
+
+
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_a_storage_that_gives_something_else(hub: Hub, model: nn.Module) -> None:
+    """A chunk whose content is another's; the client doesn't check, so the artifact's own checksum must."""
+    steering(model).push_to_hub("me/steering", token=TOKEN)
+    ((name, xorb),) = hub.xet.xorbs.items()
+    hub.xet.xorbs[name] = xorb[:-1] + bytes([xorb[-1] ^ 1])
+    with pytest.raises(pv.ArtifactError):
+        pv.IntervenableModel.load("me/steering", model=model)
+
+
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_a_storage_that_is_not_there(hub: Hub, model: nn.Module) -> None:
+    steering(model).push_to_hub("me/steering", token=TOKEN)
+    hub.store = "http://127.0.0.1:9"
+    with pytest.raises(pv.HubError, match="the storage of large files"):
+        pv.IntervenableModel.load("me/steering", model=model)
+    with pytest.raises(pv.HubError, match="the storage of large files"):
+        steering(model, 2.0).push_to_hub("me/steering", token=TOKEN)
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_hub(hub: Hub, model: nn.Module, tmp_path: Path) -> None:
+    steering(model).push_to_hub("me/steering", token=TOKEN)
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OSError, match="file") as found:
+        pv.IntervenableModel.load("me/steering", model=model, cache_dir=tmp_path / "file")
+    assert not isinstance(found.value, pv.HubError)
+
+
 USER = """
     import sys
     import torch
@@ -208,18 +298,32 @@ USER = """
 """
 
 
+def libraries_without(name: str, home: Path) -> Path:
+    """A folder of libraries with all that is installed here but one distribution."""
+    home.mkdir()
+    for place in (Path(place) for place in sys.path if "site-packages" in place):
+        for entry in place.iterdir():
+            # A path file may lead to the libraries again.
+            leads_back = entry.suffix == ".pth" and "site-packages" in entry.read_text(encoding="utf-8")
+            if not entry.name.startswith(name) and not leads_back and not (home / entry.name).exists():
+                (home / entry.name).symlink_to(entry)
+    return home
+
+
 @pytest.mark.slow
-def test_the_clients_own_variables_are_heeded(hub: Hub, tmp_path: Path) -> None:
-    variables = {
-        **os.environ,
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_TOKEN": TOKEN,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-    }
+@pytest.mark.parametrize("way", ["xet", "xet not installed"])
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+def test_the_clients_own_variables_are_heeded(hub: Hub, tmp_path: Path, way: str) -> None:
+    """In a process of its own, to which nothing but its environment says where the hub is."""
+    variables = {**os.environ, **xet_environment(tmp_path), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
+    variables |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "0"}
+    program, options = textwrap.dedent(USER), []
+    if way == "xet not installed":
+        libraries = libraries_without("hf_xet", tmp_path / "libraries")
+        options, program = ["-S"], f"import site; site.addsitedir({str(libraries)!r})\n{program}"
     for action, offline in (("push", "0"), ("load", "1")):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(USER), action],
+            [sys.executable, *options, "-c", program, action],
             capture_output=True,
             text=True,
             check=False,
@@ -228,5 +332,7 @@ def test_the_clients_own_variables_are_heeded(hub: Hub, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout.split()[-1] == "layer.0.block_output"
         assert (hub.endpoint in done.stdout) == (action == "push")
+        if action == "push":
+            assert any("/v1/shards" in entry for entry in hub.log) == (way == "xet")
         hub.log.clear()
     assert hub.log == []
