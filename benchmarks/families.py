@@ -38,6 +38,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "timm_vit": {"embed_dim": 768, "depth": 12, "num_heads": 12, "img_size": 64, "patch_size": 16},
     "mamba": {"hidden_size": 768, "num_hidden_layers": 12, "state_size": 16},
     "mamba2": {"hidden_size": 768, "num_hidden_layers": 12, "num_heads": 24, "head_dim": 64, "state_size": 16},
+    "mamba_ssm": {"d_model": 768, "n_layer": 12, "ssm_cfg": {"d_state": 16}},
 }
 
 
