@@ -126,8 +126,8 @@ def contrast(
     names = list(metrics)
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    steered.plot(axes=left, title=f"toward {city}, layer {layer}")
-    random_.plot(axes=right, title="a random direction of that length")
+    steered.plot(left, title=f"toward {city}, layer {layer}")
+    random_.plot(right, title="a random direction of that length")
     left.set_ylabel("probability, mean over landmarks")
     report(
         "steering_contrast",

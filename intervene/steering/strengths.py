@@ -35,19 +35,24 @@ class StrengthSweep:
     strengths: tuple[float, ...]
     values: Mapping[str, Tensor]
 
-    def plot(self, path: Path | str | None = None, *, title: str = "", axes: Axes | None = None) -> Axes:
-        """A line for each metric over the strengths; written to ``path`` where one is given.
+    def plot(self, ax: Axes | None = None, *, path: str | Path | None = None, title: str = "") -> Axes:
+        """Draw a line for each metric over the strengths.
+
+        Args:
+            ax: matplotlib axes to draw on; new ones by default.
+            path: also write the picture there (PNG, PDF, SVG by its ending).
+            title: above the lines; what the axes have, where none is given.
 
         Raises:
             MissingDependencyError: matplotlib is not installed.
         """
-        drawn = plotting.axes(axes, (5, 3.4))
+        ax = plotting.axes(ax, (5, 3.4))
         for name, values in self.values.items():
-            drawn.plot(self.strengths, values.tolist(), marker="o", markersize=3, label=name)
-        drawn.set(xlabel="strength", title=title)
-        drawn.legend(frameon=False)
-        plotting.save(drawn, path, dpi=120)
-        return drawn
+            ax.plot(self.strengths, values.tolist(), marker="o", markersize=3, label=name)
+        ax.set(xlabel="strength", **({"title": title} if title else {}))
+        ax.legend(frameon=False)
+        plotting.save(ax, path, dpi=120)
+        return ax
 
 
 def sweep_strengths(

@@ -181,6 +181,8 @@ def test_strengths(adapted: intervene.Adapted, model: Any, tmp_path: Any) -> Non
         assert torch.equal(sweep.values["token 7"][0], metric(model(input_ids=ids)).mean())
         with adapted.session(writes={site: lambda part: part - vector}):
             assert torch.equal(sweep.values["token 7"][2], metric(model(input_ids=ids)).mean())
-    axes = sweep.plot(tmp_path / "strengths.png", title="toward token 7")
+    axes = sweep.plot(path=tmp_path / "strengths.png", title="toward token 7")
     assert axes.get_legend_handles_labels()[1] == ["token 7"]
     assert (tmp_path / "strengths.png").stat().st_size > 1000
+    assert sweep.plot(axes) is axes
+    assert axes.get_title() == "toward token 7"
