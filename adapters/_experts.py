@@ -8,7 +8,7 @@ most wanted expert first; the others sort them by expert, and never hold all at 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from intervene import guards
 from intervene.calls import Call
 from intervene.ports import Callback, Handle, Port
 
-_IMPLEMENTATION = "batched_mm"
 _FILE = "transformers.integrations.moe"
 # Its two calls of one function are the experts' first and second projection.
 _CALLS = {
@@ -37,9 +36,10 @@ class Experts(Port):
 
     what: str = "output"
     expert: int | None = None
+    implementation: ClassVar[str] = "batched_mm"
 
     def require(self, model: nn.Module) -> None:
-        guards.require_experts(model, self.path, str(self), _IMPLEMENTATION)
+        guards.require_experts(model, self.path, str(self), self.implementation)
 
     def of_expert(self, expert: int) -> Port:
         return replace(self, expert=expert)

@@ -87,7 +87,7 @@ def run(
     """List a model's sites: address, shape, where the tensor flows by, and what it means.
 
     The shapes are those of forwards over random inputs of two sizes. A tensor of attention scores or patterns exists
-    under eager attention alone.
+    under eager attention alone, and one of experts under the implementation batched_mm.
     """
     loaded = loading.any_model(model, revision=revision, config_only=config_only)
     adapted = adapt(loaded)
@@ -164,6 +164,9 @@ def _sizes(adapted: Adapted, sites: Sequence[Site], rows: int, columns: int) -> 
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
         for name, value in adapter.example_inputs(adapted.model, rows, columns).items()
     }
+    for implementation in {getattr(s.port, "implementation", None) for s in sites} - {None}:
+        # The model is the command's own.
+        adapted.model.set_experts_implementation(implementation)  # type: ignore[operator]
     attention = "eager" if any(getattr(s.port, "eager", False) for s in sites) else None
     try:
         values = dict(adapted.read(starting, attention=attention, **inputs)) if starting else {}
@@ -221,7 +224,9 @@ def _folded(layers: Sequence[int]) -> str:
 def _port(site: Site, folded: str) -> str:
     if site.layer is None:
         return str(site.port)
-    return re.sub(rf"(?<=\.){site.layer}(?=[.\s]|$)", lambda _: folded, str(site.port), count=1)
+    number = rf"(?<=\.){site.layer}(?=[.\s]|$)"
+    # The first number in each path is the layer's; a port that is one of several has several paths.
+    return " or ".join(re.sub(number, lambda _: folded, part, count=1) for part in str(site.port).split(" or "))
 
 
 def _lens(lens: Lens) -> str:

@@ -99,6 +99,15 @@ def test_a_saved_model_is_of_the_class_it_was_saved_as(run, folder, tmp_path):
         assert "logits" not in {row["component"] for row in data["sites"]} or name != "GPT2Model"
 
 
+@pytest.mark.parametrize("options", [(), ("--config-only",)])
+def test_experts_of_a_model_as_it_was_saved(run, tmp_path, options):
+    """transformers loads it with another implementation, under which no expert's tensors exist."""
+    intervene.tiny("mixtral").save_pretrained(tmp_path / "model")
+    rows = {row["component"]: row for row in sites(run, tmp_path / "model", *options)["sites"]}
+    assert rows["expert_output"]["shape"] == ["batch", "position", 2, 24]
+    assert rows["router_logits"]["shape"] == ["batch", "position", 5]
+
+
 def test_config_alone_gives_the_same_table_and_needs_no_weights(run, folder, tmp_path):
     from transformers import GPT2Config
 
