@@ -50,6 +50,11 @@ class Check:
         """The component as the matrix's rows name it, "" for the whole family."""
         return f"{self.subject.prefix}{self.component}" if self.component else ""
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """The other components that it is about, as the matrix's rows name them."""
+        return tuple(self.subject.prefix + name for name in self.law.also(self.subject, self.name))
+
 
 def generate_checks(
     target: Target | Subject,
@@ -93,7 +98,8 @@ def run_check(
     def outcome(status: Status, **more: object) -> Outcome:
         seconds = time.perf_counter() - start
         name = check.subject.prefix + check.name
-        return Outcome(check.id, check.law.id, name, check.row, status, seconds=seconds, **more)  # type: ignore[arg-type]
+        about = {"component": check.row, "also": check.also}
+        return Outcome(check.id, check.law.id, name, status=status, seconds=seconds, **about, **more)  # type: ignore[arg-type]
 
     why = check.law.applies(check.subject, check.name)
     if why is not None:
@@ -188,6 +194,9 @@ def make_report(
         {one.id: one.statement for one in all_laws().values()},
         seconds,
         total=sum(1 for _ in generate_checks(subject)),
+        models=subject.all_models,
+        absent=subject.absent,
+        limits=subject.limits,
     )
 
 

@@ -13,6 +13,7 @@ from .matrix import (
     SYMBOLS,
     WHOLE_FAMILY,
     Cell,
+    absent_by_reason,
     by_reason,
     columns,
     duration,
@@ -21,6 +22,7 @@ from .matrix import (
     verdict,
 )
 from .outcome import Outcome, Report, Status
+from .overview import overview, towers
 
 # What a cell says beside its symbol; the full word is in its title.
 _SHORT = {
@@ -90,6 +92,9 @@ def _template() -> Any:
         search=search,
         verdict_of=verdict,
         by_reason=by_reason,
+        absent_by_reason=absent_by_reason,
+        overview=overview,
+        towers=towers,
         with_status=with_status,
     )
     environment.filters.update(duration=duration, slug=_slug, klass=_klass)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .draw import Draw
@@ -11,6 +11,7 @@ from .subject import Subject
 Check = Callable[[Draw], None]
 Applies = Callable[[Subject, str], "str | None"]
 Subjects = Callable[[Subject], Iterator[tuple[str, str]]]
+Others = Callable[[Subject, str], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Law:
         check: draws an example and raises `Violation` where the law does not hold.
         subjects: what it is checked for: pairs of a subject's name and the component whose row it belongs to.
         applies: why the law does not apply to a component of an adapter, None where it does.
+        also: the other components that a subject is about, as a relation is about every one that it names.
         effort: the share of the profile's examples that it gets; dear laws get fewer.
     """
 
@@ -31,6 +33,7 @@ class Law:
     check: Check
     subjects: Subjects
     applies: Applies
+    also: Others
     effort: float = 1.0
 
 
@@ -46,6 +49,11 @@ def always(subject: Subject, component: str) -> str | None:
     return None
 
 
+def no_other(subject: Subject, name: str) -> Sequence[str]:
+    """A subject that is about its own component alone."""
+    return ()
+
+
 _laws: dict[str, Law] = {}
 
 
@@ -55,12 +63,13 @@ def law(
     *,
     subjects: Subjects = each_component,
     applies: Applies = always,
+    also: Others = no_other,
     effort: float = 1.0,
 ) -> Callable[[Check], Check]:
     """Make a function that draws and checks one example a law."""
 
     def register(check: Check) -> Check:
-        _laws[id] = Law(id, statement, check, subjects, applies, effort)
+        _laws[id] = Law(id, statement, check, subjects, applies, also, effort)
         return check
 
     return register

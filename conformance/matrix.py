@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .outcome import Outcome, Report, Status
 
 WHOLE_FAMILY = "whole family"
 
-# The first of a cell's outcomes in this order is what the cell shows: the worst, and a pass before a law that
-# does not apply, for the pass is the finding.
+# A pass comes before a law that does not apply, for the pass is the finding.
 _ORDER = (
     Status.FAILED,
     Status.UNEXPECTED_PASS,
@@ -43,7 +42,7 @@ class Cell:
     Attributes:
         row: the component, or `WHOLE_FAMILY`.
         law: the law's id.
-        outcomes: what was found; none where the law has nothing to check for the row.
+        outcomes: what was found; none where the law is not about the row, or was not run.
     """
 
     row: str
@@ -53,8 +52,7 @@ class Cell:
     @property
     def status(self) -> Status | None:
         """What the cell shows: its worst outcome; None in an empty cell."""
-        found = {o.status for o in self.outcomes}
-        return next((s for s in _ORDER if s in found), None)
+        return worst(self.outcomes)
 
     @property
     def count(self) -> int:
@@ -70,15 +68,27 @@ class Cell:
         return str(total) if self.count == total else f"{self.count} of {total}"
 
     @property
+    def plain(self) -> bool:
+        """Whether the cell is a single pass, of which its row and column say everything."""
+        return len(self.outcomes) == 1 and self.status is Status.PASSED
+
+    @property
     def words(self) -> str:
         """The cell in words, one line for each outcome."""
         if not self.outcomes:
-            return f"{self.law} has nothing to check for {self.row}"
+            whole = self.row == WHOLE_FAMILY
+            return f"{self.law} is about one component at a time" if whole else f"{self.law} was not run"
         lines = []
         for outcome in self.outcomes:
             why = outcome.reason or outcome.message.partition("\n")[0]
             lines.append(f"{outcome.id}: {outcome.status.value}" + (f" ({why})" if why else ""))
         return "\n".join(lines)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Status | None:
+    """What stands for several outcomes: a failure before all others, a pass before a law that does not apply."""
+    found = {o.status for o in outcomes}
+    return next((s for s in _ORDER if s in found), None)
 
 
 def rows(report: Report) -> tuple[str, ...]:
@@ -116,6 +126,14 @@ def by_reason(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     groups: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault(outcome.reason, []).append(outcome)
+    return groups
+
+
+def absent_by_reason(report: Report) -> dict[str, list[str]]:
+    """The components that the family doesn't have, grouped by the reason why."""
+    groups: dict[str, list[str]] = {}
+    for component, reason in report.absent.items():
+        groups.setdefault(reason, []).append(component)
     return groups
 
 

@@ -39,6 +39,7 @@ class Outcome:
         reason: why a law does not apply, or why a failure was expected.
         examples: how many examples were drawn.
         seconds: wall time.
+        also: other components that the check is about.
     """
 
     id: str
@@ -51,15 +52,17 @@ class Outcome:
     reason: str = ""
     examples: int = 0
     seconds: float = 0.0
+    also: tuple[str, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
         """The outcome that `to_dict` has put into plain data."""
-        return cls(**{**data, "status": Status(data["status"]), "example": tuple(data["example"])})
+        lists = {name: tuple(data[name]) for name in ("example", "also")}
+        return cls(**{**data, "status": Status(data["status"]), **lists})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "status": self.status.value, "example": list(self.example)}
+        return {**asdict(self), "status": self.status.value, "example": list(self.example), "also": list(self.also)}
 
     def describe(self) -> str:
         """The outcome in words, with its minimal example."""
@@ -88,6 +91,9 @@ class Report:
         seconds: wall time of the whole.
         notes: remarks for the reader.
         total: how many checks the adapter has; more than there are outcomes where only some were run.
+        models: the models that were checked, by class and variant.
+        absent: component to the reason why no model of the family has it.
+        limits: component to sentences that say which models or settings lack it, and why.
     """
 
     family: str
@@ -101,6 +107,9 @@ class Report:
     seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
     total: int = 0
+    models: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -125,7 +134,7 @@ class Report:
 
     def cell(self, component: str, law: str) -> Sequence[Outcome]:
         """The outcomes of one cell of the matrix component x law ("" is the row of the whole family)."""
-        return [o for o in self if o.component == component and o.law == law]
+        return [o for o in self if o.law == law and component in (o.component, *o.also)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -135,6 +144,9 @@ class Report:
             "passed": self.passed,
             "counts": self.counts(),
             "components": list(self.components),
+            "models": list(self.models),
+            "absent": dict(self.absent),
+            "limits": {name: list(sentences) for name, sentences in self.limits.items()},
             "laws": self.laws,
             "notes": list(self.notes),
             "outcomes": [o.to_dict() for o in self],
@@ -148,6 +160,9 @@ class Report:
             outcomes=tuple(Outcome.from_dict(o) for o in data["outcomes"]),
             components=tuple(data["components"]),
             notes=tuple(data["notes"]),
+            models=tuple(data["models"]),
+            absent=dict(data["absent"]),
+            limits={name: tuple(sentences) for name, sentences in data["limits"].items()},
             **own,
         )
 

@@ -126,6 +126,42 @@ class Subject:
         """The components of every tower, with its name before them where there are several."""
         return tuple(one.prefix + name for one in self.by_tower for name in one.claimed)
 
+    @property
+    def all_models(self) -> tuple[str, ...]:
+        """The models that are checked, of every tower."""
+        return tuple(dict.fromkeys(model for one in self.by_tower for model in one.models))
+
+    @property
+    def absent(self) -> dict[str, str]:
+        """The components that no model of the family has, tower by tower, with the spec's reasons."""
+        found = {one.prefix + name: why for one in self.by_tower for name, why in one.tower.lacking().items()}
+        whole = next((one for one in self.by_tower if not one.tower_name), self)
+        towers: dict[str, list[str]] = {}
+        for one in self.by_tower:
+            for name in () if one is whole else one.claimed:
+                towers.setdefault(name, []).append(one.tower_name)
+        # A model with towers has little of its own.
+        theirs = {name: " and ".join(held) for name, held in towers.items() if name not in whole.claimed}
+        return found | {name: f"it belongs to {held}" for name, held in theirs.items()}
+
+    @property
+    def limits(self) -> dict[str, tuple[str, ...]]:
+        """The claimed components that some models or settings lack, tower by tower, with sentences that say so."""
+        found = {one.prefix + name: one._limits(name) for one in self.by_tower for name in one.claimed}
+        return {name: sentences for name, sentences in found.items() if sentences}
+
+    def _limits(self, component: str) -> tuple[str, ...]:
+        lacking: dict[str, list[str]] = {}
+        for model in self.models:
+            reason = self.why_absent(component, model)
+            if reason is not None:
+                lacking.setdefault(reason, []).append(model.replace(_VARIANT, " as "))
+        found = [f"not in {', '.join(models)}: {reason}" for reason, models in lacking.items()]
+        needed = self.tower.components[component].requires
+        if needed is not None and (needed.attention or needed.past):
+            found.append(needed.reason)
+        return tuple(found)
+
     def config_of(self, model: str) -> Any:
         """The config of one of ``models``."""
         return self.adapter.config_of(self.prototype(model))

@@ -45,11 +45,16 @@ def _applies(subject: Subject, name: str) -> str | None:
     return None
 
 
+def _also(subject: Subject, name: str) -> tuple[str, ...]:
+    return _relations(subject)[name].components[1:]
+
+
 @law(
     "meaning",
     "the spec's relations hold, against raw hooks and the model's own outputs",
     subjects=_subjects,
     applies=_applies,
+    also=_also,
 )
 def meaning(draw: Draw) -> None:
     """Bit for bit where the relation says so, else up to rounding where the computation is repeated."""

@@ -12,6 +12,8 @@ LAWS = {
     "meaning": "the spec's relations hold",
     "generation": "under generate, an intervention gives the same tokens with a cache and without",
 }
+ABSENT_COMPONENTS = {"query_rotated": "no rotary <i>embedding</i>", "key_rotated": "no rotary <i>embedding</i>"}
+LIMITS = {"block_output": ("not in ToyModel: it is too small", "load it with another setting")}
 COMPONENTS = ("block_input", "head_attention_value_output", "block_output")
 
 
@@ -34,7 +36,7 @@ ABSENT = outcome("generation:model", Status.NOT_APPLICABLE, "", reason="the spec
 PASSED = (
     outcome("identity:block_output", examples=6),
     outcome("identity:head_attention_value_output", examples=6),
-    outcome("meaning:chain:block_output", component="block_output", examples=6),
+    outcome("meaning:chain:block_output", component="block_output", examples=6, also=("block_input",)),
 )
 
 
@@ -50,6 +52,9 @@ def report(*outcomes: Outcome, family: str = "toy", title: str = "Toy & Co", tot
         LAWS,
         41.2,
         total=total,
+        models=("ToyModel", "ToyHead, wide"),
+        absent=ABSENT_COMPONENTS,
+        limits=LIMITS,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,7 +11,21 @@ import pytest
 from intervene.conformance import Outcome, Report, Status, to_html
 from intervene.conformance.matrix import SYMBOLS
 
-from .reports import ABSENT, BAD, EXPECTED, FAILED, GOOD, LAWS, PARTIAL, UNEXPECTED, outcome, report
+from .reports import (
+    ABSENT,
+    ABSENT_COMPONENTS,
+    BAD,
+    EXPECTED,
+    FAILED,
+    GOOD,
+    LAWS,
+    LIMITS,
+    PARTIAL,
+    PASSED,
+    UNEXPECTED,
+    outcome,
+    report,
+)
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -97,6 +111,7 @@ def test_everything_is_told() -> None:
     text = " ".join(read(to_html(BAD)).text.split())
     told = [FAILED.message, *FAILED.example, EXPECTED.reason, UNEXPECTED.reason, ABSENT.reason, *LAWS.values()]
     told += ["torch 2.13.0", "profile ci", "derandomized", "41 s", "1 expected failure", "3 passed"]
+    told += ["ToyHead, wide", "no rotary <i>embedding</i>", "query_rotated, key_rotated", *LIMITS["block_output"]]
     for words in told:
         assert words in text, words
     for each in BAD:
@@ -126,6 +141,9 @@ def test_several_families_share_a_page() -> None:
     text = " ".join(page.text.split())
     assert "1 of 2 families does not conform: Toy & Co" in text
     assert {"good", "toy"} <= set(page.values("id"))
+    assert text.count("Components by family") == 2  # the link to it, and its heading
+    assert not any("query_rotated" in t for t in page.values("title"))  # a row that no family has
+    assert "block_output: 2 passed" in page.values("title")
     assert "All 2 families conform" in read(to_html([GOOD, report(*GOOD, family="other")])).text
     with pytest.raises(ValueError, match="no report"):
         to_html([])
@@ -139,3 +157,16 @@ def test_reasons_are_grouped() -> None:
     listed = html[html.index("Where a law does not apply") :]
     assert listed.count("one reason for all") == 1
     assert all(f"generation:{c}" in listed for c in "abcdef")
+
+
+def test_absent_components_are_explained_in_the_table_of_families() -> None:
+    other = report(outcome("identity:query_rotated"), family="other", title="Other")
+    titles = read(to_html([replace(GOOD, absent=ABSENT_COMPONENTS), replace(other, absent={})])).values("title")
+    assert "query_rotated is absent: no rotary <i>embedding</i>" in titles
+    assert "query_rotated: 1 passed" in titles
+
+
+def test_an_empty_cell_says_why() -> None:
+    cells = read(to_html(report(*PASSED, outcome("identity:two models", component="")))).cells
+    titles = {title for klass, title, _ in cells if klass == "empty"}
+    assert "meaning is about one component at a time" in titles

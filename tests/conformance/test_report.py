@@ -8,9 +8,12 @@ import json
 import pytest
 from rich.console import Console
 
-from intervene.conformance import Outcome, Report, Status, show
+import intervene
+from intervene.components import components
+from intervene.conformance import Outcome, Report, Status, Subject, all_laws, check_adapter, generate_checks, show
 from intervene.conformance.files import to_document
 from intervene.conformance.matrix import columns, duration, matrix, rows, verdict
+from intervene.conformance.overview import overview, towers
 from intervene.conformance.terminal import abbreviations
 
 from .reports import ABSENT, BAD, EXPECTED, FAILED, GOOD, LAWS, PARTIAL, PASSED, UNEXPECTED, outcome, report
@@ -57,7 +60,70 @@ def test_every_outcome_has_a_cell() -> None:
     assert rows(found) == (*BAD.components, "elsewhere", "")
     assert columns(found) == (*LAWS, "novelty")
     cells = [cell for _, line in matrix(found) for cell in line]
-    assert sorted(o.id for cell in cells for o in cell.outcomes) == sorted(o.id for o in found)
+    twice = [o.id for o in found for _ in o.also]
+    assert sorted(o.id for cell in cells for o in cell.outcomes) == sorted([*(o.id for o in found), *twice])
+
+
+def test_a_relation_is_in_the_row_of_every_component_that_it_names() -> None:
+    lines = dict(matrix(GOOD))
+    for row in ("block_output", "block_input"):
+        (cell,) = [c for c in lines[row] if c.law == "meaning"]
+        assert [o.id for o in cell.outcomes] == ["meaning:chain:block_output"]
+
+
+@pytest.mark.parametrize("family", ["blip", "gpt2", "mamba_ssm", "mixtral"])
+def test_no_empty_cell_but_those_of_the_whole_family(family: str) -> None:
+    """Each component is in a check of every law, and in a relation: no cell is without an outcome."""
+    subject = Subject(family)
+    cells = {(row, c.law.id) for c in generate_checks(subject) for row in (c.row, *c.also)}
+    missing = [(row, law) for row in subject.all_claimed for law in all_laws() if (row, law) not in cells]
+    assert not missing
+
+
+def test_components_by_family() -> None:
+    blip = check_adapter("blip", laws=["shaped"], components=["logits"])
+    columns = towers([GOOD, blip])
+    assert [(c.report.family, c.part) for c in columns] == [
+        ("good", ""),
+        ("blip", "vision"),
+        ("blip", "text_encoder"),
+        ("blip", "text_decoder"),
+        ("blip", "as a whole"),
+    ]
+    lines = dict(overview([GOOD, blip]))
+    assert [p.words for p in lines["logits"]] == [
+        "logits: not checked",
+        "logits is absent: the vision tower ends at final_norm_output; captions' and answers' logits are "
+        "text_decoder.logits",
+        "logits is absent: the text encoder has no head over its tokens",
+        "logits: 1 passed",
+        "logits: 1 passed",
+    ]
+    assert lines["block_output"][0].words == "block_output: 2 passed"
+    assert lines["block_output"][-1].absent == "it belongs to vision and text_encoder and text_decoder"
+
+
+def test_every_component_of_the_vocabulary_is_there_or_absent_with_a_reason() -> None:
+    for family in ("blip", "esm", "mamba", "timm_vit"):
+        if not intervene.families()[family].available():
+            continue
+        subject = Subject(family)
+        absent = subject.absent
+        assert all(absent.values())
+        for one in subject.by_tower:
+            for name in components():
+                row = one.prefix + name
+                assert (row in absent) != (name in one.claimed), row
+
+
+def test_limits_say_which_model_lacks_what() -> None:
+    limits = Subject("esm").limits
+    assert limits["logits"] == (
+        "not in EsmModel: the bare model has no head and ends at final_norm_output; load EsmForMaskedLM for logits",
+    )
+    assert limits["query_rotated"][0].startswith("not in EsmForMaskedLM as absolute: ")
+    assert 'attn_implementation="eager"' in limits["attention_pattern"][0]
+    assert "block_output" not in limits
 
 
 def test_a_cell_shows_its_worst_outcome() -> None:

@@ -63,9 +63,8 @@ class Mutant:
 
     def concerns(self, check: Check) -> bool:
         """Whether a check looks at the broken components: by its own, by a relation's, or by drawing any."""
-        relation = next((r for r in check.subject.tower.relations if r.name == check.name), None)
-        looked_at = relation.components if relation is not None else (check.component,)
-        return bool({"", *self.components} & set(looked_at))
+        looked_at = {check.component, *check.law.also(check.subject, check.name)}
+        return bool({"", *self.components} & looked_at)
 
 
 CI = PROFILES["ci"]
