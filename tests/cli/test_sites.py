@@ -102,7 +102,7 @@ def test_a_saved_model_is_of_the_class_it_was_saved_as(run, folder, tmp_path):
 @pytest.mark.parametrize("options", [(), ("--config-only",)])
 def test_experts_of_a_model_as_it_was_saved(run, tmp_path, options):
     """transformers loads it with another implementation, under which no expert's tensors exist."""
-    intervene.tiny("mixtral").save_pretrained(tmp_path / "model")
+    intervene.tiny("mixtral").save_pretrained(tmp_path / "model")  # type: ignore[operator]
     rows = {row["component"]: row for row in sites(run, tmp_path / "model", *options)["sites"]}
     assert rows["expert_output"]["shape"] == ["batch", "position", 2, 24]
     assert rows["router_logits"]["shape"] == ["batch", "position", 5]
