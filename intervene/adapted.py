@@ -114,10 +114,10 @@ class Adapted:
         paths = dict(self.model.named_modules())
         if address in paths:
             raise UnknownSiteError(f"{address!r} is a module: say {address + '.output'!r} or {address + '.input'!r}")
-        names = self._component_names() if "." not in address else [s.address for s in self.sites]
+        near = did_you_mean(address, self._component_names() if "." not in address else [s.address for s in self.sites])
         raise UnknownSiteError(
-            f"no site {address!r} in {type(self.model).__name__}.{did_you_mean(address, names)} Any module is a "
-            f"site by its path, as in 'path.to.module.output'."
+            f"no site {address!r} in {type(self.model).__name__}.{near} Any module is a site by its path, as in "
+            f"'path.to.module.output'.{self._table()}"
         )
 
     def read(
@@ -268,10 +268,12 @@ class Adapted:
             )
         if name in components():
             return self.adapter.why_absent(name, tower)
-        names = self._component_names()
-        return UnknownSiteError(
-            f"no component {asked!r}.{did_you_mean(asked, names)} {self.adapter.family} has: {', '.join(names)}"
-        )
+        near = did_you_mean(asked, self._component_names())
+        return UnknownSiteError(f"no component {asked!r}.{near}{self._table()}")
+
+    def _table(self) -> str:
+        """A sentence with the components that there are, for the end of an error message; empty without an adapter."""
+        return "" if self.adapter is None else f" {self.adapter.family} has: {', '.join(self._component_names())}"
 
     def __repr__(self) -> str:
         family = self.adapter.family if self.adapter is not None else "no family"

@@ -47,6 +47,12 @@ def test_an_unknown_component_names_the_families_table(adapted: intervene.Adapte
         assert component in str(error.value)
 
 
+@pytest.mark.parametrize("address", ["residual", "layr.0.residual"])
+def test_so_does_an_address_without_a_layer(adapted: intervene.Adapted, address: str) -> None:
+    with pytest.raises(UnknownSiteError, match=f"no site '{address}'.*gpt2 has: embedding_output, block_input"):
+        adapted[address]
+
+
 @pytest.mark.parametrize("layer", [3, 17, -4])
 def test_a_layer_out_of_range(adapted: intervene.Adapted, layer: int) -> None:
     message = rf"layer {layer} is out of range: GPT2LMHeadModel has 3 layers \(0 to 2\)"
