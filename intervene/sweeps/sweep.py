@@ -83,6 +83,8 @@ def sweep(
         raise SweepError("the model is in training mode, where dropout differs between runs: call model.eval()")
     if window < 1:
         raise SweepError(f"window counts layers, at least 1; found {window}")
+    if not isinstance(memory, int) or memory < 1:
+        raise SweepError(f"memory is a whole number of bytes, such as {GIB} for 1 GiB; found {memory!r}")
     if method not in (None, engine.GROWING, engine.BATCH, engine.LOOP):
         raise SweepError(f"method is {engine.GROWING!r}, {engine.BATCH!r} or {engine.LOOP!r}; found {method!r}")
     if source is None:
