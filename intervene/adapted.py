@@ -16,6 +16,7 @@ from .adapter import Adapter
 from .components import canonical, components
 from .errors import UnknownSiteError, did_you_mean, nearest
 from .guards import unwrapped
+from .placement import usable_device, usable_dtype
 from .ports import Input, Output, Port
 from .session import Keep, Session, Stop, Written, pairs
 from .sites import Site, Sites, Values
@@ -149,6 +150,7 @@ class Adapted:
 
         Raises:
             NeverFiredError: a site that the forward did not reach, or a position it did not have.
+            PlacementError: a device that isn't there, or a dtype that is none; nothing has run.
         """
         given = [sites] if isinstance(sites, (Site, str)) else list(sites)
         with self.reading(given, grad=grad, device=device, dtype=dtype, attention=attention) as session:
@@ -184,8 +186,8 @@ class Adapted:
             self.model,
             asked,
             grad=grad,
-            device=device,
-            dtype=dtype,
+            device=None if device is None else usable_device(device),
+            dtype=None if dtype is None else usable_dtype(dtype),
             attention=attention,
             stop=proven,
             spelled=_spelled(given, asked),
@@ -223,6 +225,7 @@ class Adapted:
             UnknownSiteError: an address that is none.
             NeverFiredError: at exit, a read or write that no forward reached.
             ShapeMismatchError: in the forward, a value that does not fit; both shapes are named.
+            PlacementError: a device that isn't there, or a dtype that is none.
         """
         given = list(reads)
         asked = [self._resolve(s) for s in given]
@@ -232,8 +235,8 @@ class Adapted:
             [(self._resolve(site), value) for site, value in pairs(writes)],
             grad=grad,
             keep=keep,
-            device=device,
-            dtype=dtype,
+            device=None if device is None else usable_device(device),
+            dtype=None if dtype is None else usable_dtype(dtype),
             attention=attention,
             spelled=_spelled(given, asked),
             towers=self._roots,

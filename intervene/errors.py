@@ -54,6 +54,10 @@ class GradientCheckpointingError(InterveneError, RuntimeError):
     """A session closed before the backward pass that would recompute its writes."""
 
 
+class PlacementError(InterveneError, ValueError):
+    """A device that isn't there, or something that is no dtype, where values were to be kept."""
+
+
 class SessionError(InterveneError, RuntimeError):
     """A session used out of order: entered twice, or its values read before they exist."""
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..placement import usable_device
 from . import options
-from .console import CommandError, interactive, print_json, stderr, stdout
+from .console import interactive, print_json, stderr, stdout
 
 if TYPE_CHECKING:
     from ..conformance import Report, Subject
@@ -176,12 +177,8 @@ def _one(device: str, asked: tuple[str, dict[str, Any]]) -> tuple[str, Report]:
 def _subjects(names: Sequence[str], device: str) -> list[Subject]:
     from ..conformance.subject import Subject
     from ..conformance.target import TargetError, load_adapter
-    from . import loading
 
-    try:
-        loading.usable_device(device)
-    except CommandError as error:
-        raise typer.BadParameter(str(error), param_hint="--device") from error
+    _usage("--device", partial(usable_device, device))
     subjects: dict[str, Subject] = {}
     for name in names:
         try:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import MissingDependencyError
+from ..placement import usable_device
 from ..registry import tiny
 from .console import CommandError, interactive
 
@@ -81,13 +82,15 @@ def causal_lm(
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        CommandError: it can't be loaded, isn't a causal language model, or the device isn't there.
+        CommandError: it can't be loaded, or isn't a causal language model.
+        PlacementError: the device isn't there.
         MissingDependencyError: transformers is not installed.
     """
     if name.startswith(TINY):
         raise CommandError(f"{name} has random weights and no tokenizer, so it has no facts to trace")
     package = transformers()
-    place = usable_device(device)
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    place = usable_device(default if device is None else device)
     config = read_config(name, revision)
     if type(config) not in package.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CommandError(
@@ -158,22 +161,6 @@ def read_config(name: str, revision: str | None = None) -> Any:
 def _looks_local(name: str) -> bool:
     """Whether a name can only be meant as a path: the hub's are ``name`` or ``owner/name``."""
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
-
-
-def usable_device(asked: str | None) -> torch.device:
-    """The device of that name; None stands for cuda where there is one, else the CPU.
-
-    Raises:
-        CommandError: it isn't there.
-    """
-    if asked is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CommandError(f"device {asked!r} can't be used: {_first_sentence(error)}") from error
-    return device
 
 
 @contextmanager

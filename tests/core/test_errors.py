@@ -13,6 +13,7 @@ from intervene.errors import (
     AbsentComponentError,
     AttentionImplementationError,
     InterveneError,
+    PlacementError,
     SelectionError,
     UnknownSiteError,
     did_you_mean,
@@ -158,6 +159,37 @@ def test_a_selection_that_the_activation_lacks(
         adapted.read(site, input_ids=ids)
     with pytest.raises(SelectionError, match=message), adapted.session(writes={site: 0.0}):
         adapted.model(ids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "nowhere"}, "device 'nowhere' can't be used: .*nowhere"),
+        ({"device": "cpu:x"}, "device 'cpu:x' can't be used"),
+        ({"dtype": "float16"}, "dtype is a torch.dtype, such as torch.float16; found 'float16'"),
+        ({"dtype": "torch.float16"}, "such as torch.float16; found 'torch.float16'"),
+        ({"dtype": float}, "such as torch.bfloat16; found <class 'float'>"),
+        ({"dtype": "Linear"}, "such as torch.bfloat16; found 'Linear'"),
+    ],
+)
+def test_where_no_values_can_be_kept(
+    adapted: intervene.Adapted, ids: Tensor, options: dict[str, Any], message: str
+) -> None:
+    """Refused before anything runs."""
+    site = adapted["layer.0.mlp_output"]
+    ran: list[int] = []
+    with adapted.model.register_forward_pre_hook(lambda m, a: ran.append(1)):
+        with pytest.raises(PlacementError, match=message):
+            adapted.read(site, input_ids=ids, **options)
+        with pytest.raises(PlacementError, match=message):
+            adapted.session([site], **options)
+    assert not ran
+
+
+def test_a_device_that_this_machine_lacks(adapted: intervene.Adapted, ids: Tensor) -> None:
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(PlacementError, match=f"device '{absent}' can't be used: "):
+        adapted.read("layer.0.mlp_output", input_ids=ids, device=absent)
 
 
 def test_heads_of_a_component_without_any(adapted: intervene.Adapted, ids: Tensor) -> None:
