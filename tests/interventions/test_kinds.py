@@ -107,8 +107,86 @@ def test_the_mean_over_a_dataset_leaves_padding_out() -> None:
     apart = pv.MeanIntervention.from_dataset(model, "layer.1.block_output", [long, short], progress=False)
     base = drawn(1, 24)
     torch.testing.assert_close(mean(base), apart(base), rtol=1e-4, atol=1e-5)
-    heads = pv.MeanIntervention.from_dataset(model, "layer.1.head_value_output", [batch], progress=False)
-    assert heads(drawn(1, 3, 4, 8)).shape == (1, 3, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("component", "over", "wanted"),
+    [
+        ("block_output", ("batch", "position"), lambda x: x.mean((0, 1)).expand(4, 24)),
+        ("block_output", ("batch",), lambda x: x.mean(0)),
+        ("head_value_output", ("batch", "position"), lambda x: x.mean((0, 2), keepdim=True)[0].expand(3, 4, 8)),
+        ("head_value_output", ("batch",), lambda x: x.mean(0)),
+        ("head_value_output", ("batch", "head", "position"), lambda x: x.mean((0, 1, 2)).expand(3, 4, 8)),
+        ("attention_pattern", ("batch", "position"), lambda x: x.mean((0, 2), keepdim=True)[0].expand(3, 4, 4)),
+    ],
+)
+def test_the_mean_over_a_dataset_is_taken_over_the_named_axes(component: str, over: Any, wanted: Any) -> None:
+    model = pv.tiny("gpt2", attn_implementation="eager")
+    batches = [torch.tensor([[3, 9, 4, 11], [7, 2, 8, 1]]), torch.tensor([[5, 5, 1, 30]])]
+    address = f"layer.1.{component}"
+    mean = pv.MeanIntervention.from_dataset(model, address, batches, over=over, progress=False)
+    whole = torch.cat([pv.adapt(model).read([address], input_ids=ids)[address] for ids in batches])
+    torch.testing.assert_close(mean(torch.zeros_like(whole)), wanted(whole).expand_as(whole), rtol=1e-5, atol=1e-6)
+    # What was saved is met again as it was.
+    again = pv.MeanIntervention(**mean.spec())
+    again.load_state_dict(mean.state_dict())
+    assert torch.equal(again(whole), mean(whole))
+
+
+def test_a_mean_by_position_is_for_the_positions_it_was_taken_from() -> None:
+    model = pv.tiny("gpt2")
+    ids = torch.tensor([[3, 9, 4, 11], [7, 2, 8, 1]])
+    site = pv.adapt(model)["layer.1.block_output"].at(positions=[1, 3])
+    mean = pv.MeanIntervention.from_dataset(model, site, [ids], over=("batch",), progress=False)
+    intervenable = pv.IntervenableModel({"layer": 1, "intervention": mean}, model)
+    value = pv.adapt(model).read([site], input_ids=ids)[site].mean(0, keepdim=True).expand(2, -1, -1)
+    with torch.no_grad(), pv.adapt(model).session(writes={site: value}):
+        expected = model(input_ids=ids).logits
+    _, ablated = intervenable({"input_ids": ids}, unit_locations={"base": [1, 3]})
+    torch.testing.assert_close(ablated.logits, expected)
+    with pytest.raises(pv.ShapeMismatchError, match=r"\(2, 24\) does not broadcast"):
+        intervenable({"input_ids": ids})
+
+
+def test_a_mean_by_position_leaves_padding_out() -> None:
+    model = pv.tiny("gpt2")
+    long, short = torch.tensor([[3, 9, 4]]), torch.tensor([[7, 2, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    address = "layer.1.block_output"
+    batch: dict[str, Any] = {"input_ids": torch.cat([long, short]), "attention_mask": mask}
+    mean = pv.MeanIntervention.from_dataset(model, address, [batch], over=("batch",), progress=False)
+    read = pv.adapt(model).read([address], **batch)[address]
+    assert mean.source_representation is not None
+    torch.testing.assert_close(mean.source_representation[2], read[0, 2])
+    torch.testing.assert_close(mean.source_representation[:2], read[:, :2].mean(0))
+    nowhere = {**batch, "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 0]])}
+    with pytest.raises(InterventionError, match="one never was"):
+        pv.MeanIntervention.from_dataset(model, address, [nowhere], over=("batch",), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "over", "says", "error"),
+    [
+        ("layer.1.block_output", ("position",), '"batch"', pv.InterventionArgumentError),
+        ("layer.1.block_output", "batch", '"batch"', pv.InterventionArgumentError),
+        ("layer.1.block_output", ("batch", "head"), r"no axis 'head'.*\('batch', 'position'\)", TypeError),
+        ("layer.1.head_value_output", ("batch", "feature"), "no axis 'feature'", TypeError),
+        ("transformer.h.1.output", ("batch", "head"), "module path", TypeError),
+        ("layer.1.block_output", ("batch",), r"\(1, 2, 24\) and \(1, 3, 24\)", pv.ShapeMismatchError),
+    ],
+)
+def test_means_that_cannot_be_are_refused(address: str, over: Any, says: str, error: type[Exception]) -> None:
+    batches = [torch.tensor([[1, 2]]), torch.tensor([[1, 2, 3]])]
+    with pytest.raises(error, match=says):
+        pv.MeanIntervention.from_dataset(pv.tiny("gpt2"), address, batches, over=over, progress=False)
+
+
+def test_a_mean_of_tensors_over_chosen_axes() -> None:
+    whole = drawn(3, 2, 5, 4)
+    close(pv.MeanIntervention().fit(whole, over=[0, 2])(whole), whole.mean((0, 2), keepdim=True).expand_as(whole))
+    for over in ([1], [0, 3], [0, 4]):
+        with pytest.raises(pv.InterventionArgumentError, match="axis 0"):
+            pv.MeanIntervention().fit(whole, over=over)
 
 
 # Principal components
