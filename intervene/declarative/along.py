@@ -14,8 +14,9 @@ from ..errors import UnsupportedModelError
 from ..selection import Frame, Selection, find_axis
 from ..sites import Site
 from .acts import Along, Writes
+from .collected import Collected
 from .engine import Round
-from .generation import chunked, generate, same_chances, setting
+from .generation import ASSISTANCE, generate, in_pieces, same_chances, setting
 from .inputs import batch_of
 from .moments import InTime, has_positions
 from .padding import columns_of
@@ -26,7 +27,11 @@ class GenerateAlong:
 
     Under beam search a source is the sequence that its own search finds best: its beams are followed back from there,
     so that what it holds doesn't depend on the base's beams, each of which is given it. Where several sequences are
-    sampled for a prompt, the source's first goes with the base's first, and so on.
+    sampled for a prompt, the source's first goes with the base's first, and so on. No assistant proposes a source's
+    tokens, for what was rejected would be seen too.
+
+    Attributes:
+        collected: what was collected in the sources' runs, by intervention.
     """
 
     def __init__(self, options: Mapping[str, Any], in_time: Callable[[Writes, Any], InTime]) -> None:
@@ -35,8 +40,9 @@ class GenerateAlong:
             options: of the base's ``generate``.
             in_time: makes what is written into a source's run act when it is meant to.
         """
-        self._options = {name: value for name, value in options.items() if name != "streamer"}
+        self._options = {name: value for name, value in options.items() if name not in ("streamer", *ASSISTANCE)}
         self._in_time = in_time
+        self.collected: dict[str, Collected] = {}
 
     def __call__(self, plan: Round, source: Any, sites: Sequence[Site], writes: Writes) -> Mapping[Site, Along]:
         model = plan.adapted.model
@@ -49,8 +55,9 @@ class GenerateAlong:
         with same_chances(model), plan.session(timed.writes, whole, keep="all") as session:
             output = generate(model, source, **options)
         timed.check()
+        self.collected |= timed.collected()
         batch = batch_of(source) or 1
-        prompt = columns_of(source) if chunked(model, self._options) else None
+        prompt = columns_of(source) if in_pieces(model, self._options) else None
         found = {}
         for site in sites:
             forwards = _Forwards(site, session.values[_everywhere(site)], batch, prompt)

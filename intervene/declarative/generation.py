@@ -20,6 +20,9 @@ from .acts import Writes
 from .engine import Round, read_run
 from .inputs import arguments
 
+# What has tokens proposed that the model then accepts or rejects, several in a forward.
+ASSISTANCE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+
 
 def generate(model: nn.Module, inputs: Any, **options: Any) -> Any:
     """Call the model's ``generate`` with inputs as its forward takes them.
@@ -78,6 +81,6 @@ def setting(model: nn.Module, options: Mapping[str, Any], name: str) -> Any:
     return next((value for value in said if value is not None), None)
 
 
-def chunked(model: nn.Module, options: Mapping[str, Any]) -> bool:
-    """Whether the prompt comes in chunks, so that its first forward doesn't say how long it is."""
-    return bool(setting(model, options, "prefill_chunk_size"))
+def in_pieces(model: nn.Module, options: Mapping[str, Any]) -> bool:
+    """Whether the first forward doesn't say how long the prompt is: it sees a chunk, or candidates after the prompt."""
+    return any(setting(model, options, name) for name in ("prefill_chunk_size", *ASSISTANCE))

@@ -25,7 +25,7 @@ from .acts import Act, Writes, acts_of
 from .along import GenerateAlong
 from .config import IntervenableConfig, Representations
 from .engine import Round, checkpoints, frozen
-from .generation import chunked, generate, read_prompt, same_chances
+from .generation import generate, in_pieces, read_prompt, same_chances
 from .inputs import batch_of, run
 from .locations import Location, sides
 from .moments import InTime, moments
@@ -280,17 +280,22 @@ class IntervenableModel(nn.Module):
                     writes,
                     times,
                     batch=batch_of(inputs),
-                    prompt=columns_of(inputs) if chunked(self.model, options) else None,
+                    prompt=columns_of(inputs) if in_pieces(self.model, options) else None,
                     padding=first_tokens(inputs) if tokens else None,
                     source_padding=source_padding,
                 )
 
-            plan.reader = GenerateAlong(options, in_time) if generate_sources else read_prompt
+            along = GenerateAlong(options, in_time)
+            plan.reader = along if generate_sources else read_prompt
             timed = in_time(plan.parallel() if self.config.mode == "parallel" else plan.serial(), base)
             with plan.session(timed.writes):
                 intervened = generate(self.adapted.model, base, **options)
         timed.check()
-        first, second = self._result(original, intervened, acts, False, timed.collected())
+        seen: dict[str, Any] = {**along.collected, **timed.collected()}
+        # What has no positions, or was collected in a source's prompt, is as in a call.
+        collecting = [act for act in acts if act.intervention.collects]
+        collected = [seen[act.place.key] if act.place.key in seen else act.result() for act in collecting]
+        first, second = self._result(original, intervened, acts, False, collected)
         return second if first is None else (first, second)
 
     def get_trainable_parameters(self) -> list[nn.Parameter]:

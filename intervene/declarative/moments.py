@@ -74,7 +74,7 @@ class InTime:
         """
         self.writes: Writes = []
         self._moments: list[_Moment] = []
-        gathered: dict[str, Gathering] = {}
+        self._gathered: dict[str, Gathering] = {}
         for site, value in writes:
             owner = getattr(value, "__self__", None)
             if isinstance(owner, Writer):  # it takes a module's input along, wherever it then acts
@@ -91,15 +91,14 @@ class InTime:
                 read = value.act.reads
                 moment.align(padding if read else None, source_padding.get(place.group) if read else None)
             if place.intervention.collects:
-                moment.gathering = gathered.setdefault(place.key, Gathering(_named_axes(place.site)))
+                moment.gathering = self._gathered.setdefault(place.key, Gathering(_named_axes(place.site)))
             heads = value.patch.base.selection.heads
             self.writes.append((replace(site, selection=Selection(heads=heads)), moment))
             self._moments.append(moment)
-        self._gathered = list(gathered.values())
 
-    def collected(self) -> list[Collected]:
-        """What each intervention that collects saw."""
-        return [gathering.result() for gathering in self._gathered]
+    def collected(self) -> dict[str, Collected]:
+        """What each intervention that collects saw, by its key."""
+        return {key: gathering.result() for key, gathering in self._gathered.items()}
 
     def check(self) -> None:
         """Raise where an intervention never acted, or a position that was named never came by.

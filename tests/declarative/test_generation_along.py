@@ -176,6 +176,50 @@ def test_sources_in_series_are_generated_along_one_after_the_other(beams: int) -
     assert not torch.equal(found, alone)
 
 
+@pytest.mark.parametrize("along", [False, True])
+def test_what_is_collected_in_a_source_is_given_back(along: bool) -> None:
+    """In series an intervention may collect in a source's run, which the base's has no say in."""
+    model = tiny("gpt2")
+    collecting = {"layer": 0, "component": "block_output", "intervention_type": pv.CollectIntervention}
+    config = pv.IntervenableConfig([collecting, {"layer": 1}, collecting], mode="serial")
+    second = {"input_ids": torch.tensor([[9, 1, 30, 22, 3, 8], [14, 50, 2, 2, 5, 5]])}
+    (_, collected), found = generate(
+        pv.IntervenableModel(config, model),
+        prompt(),
+        [None, second, None],
+        generate_sources=along,
+        max_new_tokens=3,
+        min_new_tokens=3,
+    )
+    whole = pv.adapt(model).read("layer.0.block_output", input_ids=second["input_ids"])["layer.0.block_output"]
+    first = collected[0].joined()[:, :6] if along else collected[0]
+    torch.testing.assert_close(first, whole)
+    base = pv.adapt(model).read("layer.0.block_output", input_ids=found[:, :-1])["layer.0.block_output"]
+    torch.testing.assert_close(collected[1].joined(), base, atol=1e-5, rtol=1e-4)
+    assert len(collected) == 2
+
+
+def test_an_assistant_changes_nothing() -> None:
+    """Its candidates pass by together with the prompt, and some again after they were rejected."""
+    model, base = tiny("gpt2"), {"input_ids": prompt()["input_ids"][1:]}
+    vector = torch.randn(24, generator=torch.Generator().manual_seed(0)) * 6
+    added = {"intervention_type": pv.AdditionIntervention, "source_representation": vector}
+    steering, one = swap(model, 0, **added), {"input_ids": SOURCE["input_ids"][:1]}
+    helps: list[dict[str, Any]] = [{"assistant_model": pv.tiny("gpt2", seed=1)}, {"prompt_lookup_num_tokens": 2}]
+    cases: list[tuple[pv.IntervenableModel, list[Any], dict[str, Any]]] = [
+        (steering, [], {"when": "generated"}),
+        (steering, [], {"when": [0, 2]}),
+        (steering, [], {"when": "prompt"}),
+        (steering, [], {"unit_locations": {"base": -1}}),
+        (steering, [], {"when": lambda step, tokens: tokens % 2 == 0}),
+        (swap(model), [[one]], ALONG),
+    ]
+    for intervenable, sources, said in cases:
+        expected = generate(intervenable, base, *sources, **said)
+        for assistance in helps:
+            assert torch.equal(generate(intervenable, base, *sources, **said, **assistance), expected)
+
+
 def _after(part: Tensor, values: Tensor, columns: int) -> Tensor:
     return torch.cat([part[:, :columns], values], 1)
 
