@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PURPLE, LILAC, GRAY = "#54278f", "#9e9ac8", "#969696"
@@ -37,9 +38,9 @@ def report(
     Raises:
         ValueError: the page has no such place.
     """
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*map(escape, columns), title=escape(title), title_justify="left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(width=120).print(table)
     if picture is not None:
         figure.savefig(picture, dpi=100)
