@@ -20,15 +20,22 @@ from .subject import Subject
 
 
 class Case:
-    """A model, its inputs, and plain as well as intervened runs of it, all seeded alike."""
+    """A model, its inputs, and plain as well as intervened runs of it, all seeded alike.
 
-    def __init__(self, subject: Subject, setting: Setting) -> None:
+    Args:
+        subject: the adapter under test.
+        setting: what was drawn.
+        twin: on a second model, equal to the first.
+    """
+
+    def __init__(self, subject: Subject, setting: Setting, *, twin: bool = False) -> None:
         self.subject = subject
         self.setting = setting
-        self.model = subject.model(setting.model, setting.dtype, setting.attention)
+        which = (setting.model, setting.dtype, setting.attention)
+        self.model = subject.model(*which, twin=twin)
         if self.model.training != setting.training:
             self.model.train(setting.training)
-        self.adapted: Adapted = subject.adapted(self.model)
+        self.adapted: Adapted = subject.adapted(*which, twin=twin)
         self.inputs = make_inputs(subject, self.model, setting)
         self.past = make_past(subject, self.model, setting)
         self.generator = torch.Generator().manual_seed(setting.seed + 1)
@@ -43,22 +50,18 @@ class Case:
         """The outputs of the model with nothing attached."""
         return self.forward()
 
-    def forward(
-        self, model: nn.Module | None = None, *, grad: bool | None = None, graph: bool = False, **extra: Any
-    ) -> dict[str, Tensor]:
+    def forward(self, *, grad: bool | None = None, graph: bool = False, **extra: Any) -> dict[str, Tensor]:
         """The outputs of one forward, dropout seeded; torch's random state is as before afterwards.
 
         What a forward that continues from a cache leaves there counts among its outputs.
 
         Args:
-            model: in place of the case's.
             grad: whether gradients are enabled, in place of the setting's.
             graph: keep the outputs' graph.
         """
-        chosen = self.model if model is None else model
         arguments = self.arguments(**extra)
-        with self.outputs_of(chosen) as outputs:
-            outputs[""] = self._call(chosen, arguments, grad)
+        with self.outputs_of(self.model) as outputs:
+            outputs[""] = self._call(arguments, grad)
             if self.past:
                 states = recurrent_states({name: arguments[name] for name in self.past})
                 outputs["the cache"] = {f"state of layer {n}": state for n, state in enumerate(states)}
@@ -89,14 +92,14 @@ class Case:
             inputs.setdefault("use_cache", False)
         return inputs
 
-    def call(self, model: nn.Module | None = None, *, grad: bool | None = None, **extra: Any) -> Any:
+    def call(self, *, grad: bool | None = None, **extra: Any) -> Any:
         """What the model returns for the case's inputs."""
-        return self._call(self.model if model is None else model, self.arguments(**extra), grad)
+        return self._call(self.arguments(**extra), grad)
 
-    def _call(self, model: nn.Module, arguments: Mapping[str, Any], grad: bool | None) -> Any:
+    def _call(self, arguments: Mapping[str, Any], grad: bool | None) -> Any:
         enabled = self.setting.grad if grad is None else grad
         with seeded(self.setting.seed, self.subject.device), torch.set_grad_enabled(enabled):
-            return model(**arguments)
+            return self.model(**arguments)
 
     def run(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -31,37 +32,47 @@ _REGISTRIES = (
 _GLOBAL_REGISTRIES = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
 
 
-def files(model: nn.Module) -> list[ModuleType]:
-    """The Python files that the model's classes come from."""
-    classes = {type(module) for module in model.modules()}
+def files(modules: Iterable[nn.Module]) -> tuple[ModuleType, ...]:
+    """The Python files that the modules' classes come from."""
+    return _files(frozenset(map(type, modules)))
+
+
+@lru_cache(maxsize=256)
+def _files(classes: frozenset[type]) -> tuple[ModuleType, ...]:
     names = {each.__module__ for kind in classes for each in kind.__mro__}
-    return [sys.modules[name] for name in sorted(names)]
+    return tuple(sys.modules[name] for name in sorted(names))
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """The state of a model and of torch that bears on its results, comparable by `changes`."""
     state: dict[str, Any] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        own = path or "the model"
+    # Walking a model takes longer than looking at it, so it is done once.
+    modules = list(model.named_modules(remove_duplicate=False))
+    tensors: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, module in modules:
+        own, attributes = path or "the model", vars(module)
         state[f"training flag of {own}"] = module.training
-        state[f"attributes of {own}"] = sorted(k for k in module.__dict__ if k not in _REGISTRIES)
-        state[f"forward of {own}"] = module.__dict__.get("forward")
+        state[f"attributes of {own}"] = sorted(attributes.keys() - _REGISTRIES)
+        state[f"forward of {own}"] = attributes.get("forward")
         state[f"class of {own}"] = type(module)
         for registry in _REGISTRIES:
-            entries = getattr(module, registry, None)
+            entries = attributes.get(registry)
             if entries:
                 state[f"{registry} of {own}"] = [(key, id(hook)) for key, hook in entries.items()]
-    for path, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                tensors.setdefault(id(tensor), (f"{path}.{name}".lstrip("."), tensor))
+    for path, tensor in tensors.values():
         state[f"values of {path}"] = tensor.detach().clone()
         state[f"identity of {path}"] = id(tensor)
         state[f"requires_grad of {path}"] = tensor.requires_grad
         state[f"grad of {path}"] = None if tensor.grad is None else tensor.grad.clone()
     for name in ("config", "generation_config"):
-        held = [vars(m).get(name) for m in model.modules()]
+        held = [vars(module).get(name) for _, module in modules]
         # Most modules hold the config that another one holds, too.
         unique = {id(config): config for config in held if config is not None}
         state[name.replace("_", " ")] = [(which, _entries(config)) for which, config in unique.items()]
-    for file in files(model):
+    for file in files(module for _, module in modules):
         state[f"functions of {file.__name__}"] = _functions(file)
     state["torch's random state"] = torch.get_rng_state()
     state |= {f"the random state of {device}": own for device, own in _on_devices().items()}
@@ -86,7 +97,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def restored(model: nn.Module) -> Iterator[None]:
     """Undo at the end what an adapter did to the process, and to the files of the model's classes, so that one
     example's leaks don't reach the next."""
-    functions = [(file, _functions(file)) for file in files(model)]
+    functions = [(file, _functions(file)) for file in files(model.modules())]
     hooks = [getattr(torch.nn.modules.module, name) for name in _GLOBAL_REGISTRIES]
     kept = [dict(registry) for registry in hooks]
     numpy = sys.modules.get("numpy")

@@ -23,6 +23,7 @@ InputMaker = Callable[[nn.Module, int, int, torch.Generator], Mapping[str, Any]]
 Target = type[Adapter] | str | nn.Module
 
 _VARIANT = ", "
+_Key = tuple[str, str, str | None, bool]
 
 
 class Subject:
@@ -53,7 +54,8 @@ class Subject:
         only = next(iter(self.spec.towers)) if len(self.spec.towers) == 1 else ""
         self.tower_name = tower or only
         self._untouched: dict[str, nn.Module] = {}
-        self._models: dict[tuple[str, str, str | None], nn.Module] = {}
+        self._models: dict[_Key, nn.Module] = {}
+        self._adapted: dict[_Key, Adapted] = {}
 
     @cached_property
     def by_tower(self) -> tuple[Subject, ...]:
@@ -177,9 +179,13 @@ class Subject:
         name, _, variant = model.partition(_VARIANT)
         return self.adapter.tiny(name, **(self.adapter.variants[variant] if variant else {}))
 
-    def model(self, name: str, dtype: str, attention: str | None) -> nn.Module:
-        """A model of its own for each of ``models``, each dtype and attention implementation, made once."""
-        key = (name, dtype, attention)
+    def model(self, name: str, dtype: str, attention: str | None, *, twin: bool = False) -> nn.Module:
+        """A model of its own for each of ``models``, each dtype and attention implementation, made once.
+
+        Args:
+            twin: a second one, equal to the first.
+        """
+        key = (name, dtype, attention, twin)
         if key not in self._models:
             made = copy.deepcopy(self.prototype(name)).to(self.device, getattr(torch, dtype))
             if attention not in (None, getattr(getattr(made, "config", None), "_attn_implementation", None)):
@@ -192,10 +198,14 @@ class Subject:
     def renew(self) -> None:
         """Make new models from now on: in those that there are an adapter may have left something."""
         self._models.clear()
+        self._adapted.clear()
 
-    def adapted(self, model: nn.Module) -> Adapted:
-        """The model seen through the adapter under test."""
-        return adapt(model, adapter=self.adapter)
+    def adapted(self, name: str, dtype: str, attention: str | None, *, twin: bool = False) -> Adapted:
+        """What `model` gives, seen through the adapter under test; as a user does it, once for all sessions."""
+        key = (name, dtype, attention, twin)
+        if key not in self._adapted:
+            self._adapted[key] = adapt(self.model(name, dtype, attention, twin=twin), adapter=self.adapter)
+        return self._adapted[key]
 
     def variants(self, component: str) -> list[tuple[str, str | None]]:
         """The (model, attention implementation) pairs for which the spec claims ``component``."""

@@ -72,7 +72,7 @@ def _two_sites(draw: Draw) -> None:
     require_same_outputs(f"writing {second} before {first} instead of after", swapped, together)
     twin = _twin(case)
     with case.adapted.session(writes={first: written[first]}):
-        beside = case.forward(twin)
+        beside = twin.forward()
         nested, _ = case.run(writes={second: written[second]})
     require_same_outputs(f"a model beside the one that {first} is written in", beside, case.plain)
     require_same_outputs(f"writing {second} in a session inside that of {first}", nested, together)
@@ -122,7 +122,7 @@ def _two_models(draw: Draw) -> None:
     site = draw.site(case, component)
     value = case.random(case.read(site))
     with case.adapted.session(writes={site: value}):
-        beside = case.forward(twin)
+        beside = twin.forward()
         case.forward()
     require_same_outputs(f"a model beside the one that {site} is written in", beside, case.plain)
 
@@ -130,9 +130,7 @@ def _two_models(draw: Draw) -> None:
 def _threads(draw: Draw) -> None:
     """Two threads, each with a model and a session of its own, give what they give one after the other."""
     case, component = _any_case(draw)
-    other = Case(draw.subject, case.setting)
-    other.model = _twin(case)
-    other.adapted = draw.subject.adapted(other.model)
+    other = _twin(case)
     site = draw.site(case, component)
     original = case.read(site)
     values = [case.random(original), case.random(original)]
@@ -199,8 +197,6 @@ def _callers_hook(draw: Draw) -> None:
         )
 
 
-def _twin(case: Case) -> torch.nn.Module:
-    """A model equal to the case's, of the same class."""
-    import copy
-
-    return copy.deepcopy(case.model)
+def _twin(case: Case) -> Case:
+    """The same case on a model equal to its own, of the same class."""
+    return Case(case.subject, case.setting, twin=True)
