@@ -17,7 +17,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import declarative
-from ..causal import CausalModel
 from ..declarative import InterventionOutput
 from ..declarative.acts import Act
 from ..declarative.engine import Round
@@ -48,6 +47,7 @@ from ..interventions import (
     VanillaIntervention,
     ZeroIntervention,
 )
+from .causal import CausalModel
 from .pretrained import (
     create_blip,
     create_blip_itm,
@@ -349,6 +349,10 @@ class IntervenableModel(declarative.IntervenableModel):
         super().train(mode)
         self.model.train(mode)
         return self
+
+    def disable_intervention_gradients(self) -> None:
+        """Ask for no gradients of the interventions; ``requires_grad_()`` asks for them again."""
+        self.requires_grad_(False)
 
     def set_zero_grad(self) -> None:
         """Forget the interventions' gradients."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -84,6 +85,25 @@ ABSENT = {
     "create_backpack_gpt2": "module paths",
     "type_to_dimension_mapping": "spec",
 }
+# What its classes have beside torch's own, as `dir` says.
+MEMBERS = {
+    "CausalModel": "add_variable find_live_paths generate_counterfactual_dataset generate_equiv_classes "
+    "generate_factual_dataset generate_timesteps get_partial_filter get_path_maxlen_filter get_specific_path_filter "
+    "input_to_tensor marginalize output_to_tensor print_setting print_structure run_forward run_interchange "
+    "sample_input sample_input_tree_balanced sample_intervention",
+    "IntervenableModel": "count_parameters disable_intervention_gradients disable_model_gradients "
+    "enable_model_gradients eval_alignment generate get_cached_activations get_cached_hot_activations get_device "
+    "get_trainable_parameters load load_intervention save save_intervention set_device set_temperature set_zero_grad "
+    "train_alignment",
+    "RepresentationConfig": "component group_key hidden_source_representation intervention intervention_link_key "
+    "intervention_type latent_dim layer low_rank_dimension max_number_of_units moe_key source_representation "
+    "subspace_partition unit",
+    "Intervention": "set_interchange_dim set_source_representation",
+    "TrainableIntervention": "set_interchange_dim set_source_representation tie_weight",
+    "BoundlessRotatedSpaceIntervention": "get_boundary_parameters get_temperature set_interchange_dim "
+    "set_intervention_boundaries set_source_representation set_temperature tie_weight",
+}
+NOT_OFFERED = {"marginalize", "tie_weight", "get_cached_activations", "get_cached_hot_activations"}
 LOCAL = ("Vanilla", "Addition", "Subtraction", "Zero", "Collect", "function")
 # By pyvene's own calls alone: no weights to load, and nothing that test_values.py knows to differ.
 REPLAYED = [
@@ -103,6 +123,52 @@ def test_has_the_public_names(name: str) -> None:
             getattr(pv, name)
     else:
         assert getattr(pv, name) is not None
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_its_classes_have_their_public_members(name: str) -> None:
+    members = {*dir(getattr(pv, name)), *getattr(getattr(pv, name), "_fields", ())}
+    assert {member for member in MEMBERS[name].split() if member not in members} <= NOT_OFFERED
+    text = (Path(__file__).parents[2] / "docs" / "coming-from-pyvene.md").read_text(encoding="utf-8")
+    assert all(member in text.partition("## Not offered")[2] for member in NOT_OFFERED)
+
+
+def test_causal_models_show_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    shown: list[Any] = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf()))
+    model = pv.CausalModel(
+        ["a", "b", "out"],
+        {"a": [0, 1], "b": [0, 1], "out": [False, True]},
+        {"a": [], "b": [], "out": ["a", "b"]},
+        {"a": lambda: 0, "b": lambda: 0, "out": lambda a, b: a == b},
+        pos={"a": (0, 0), "b": (1, 0), "out": (0.5, 1)},
+    )
+    assert model.generate_timesteps() == ({"a": 0, "b": 0, "out": 1}, 1)
+    with pyplot.style.context("default"):
+        structure = model.print_structure(pos={"out": (3.0, 4.0)}, font=7)
+        setting = model.print_setting(model.run_forward({"a": 1, "b": 1}))
+    assert [figure.axes[0] for figure in shown] == [structure, setting]
+    words = {text.get_text(): text for text in structure.texts if text.get_text()}
+    assert {*words} == {"a", "b", "out"}
+    assert words["out"].get_position() == (3.0, 4.0)
+    assert words["out"].get_fontsize() == 7
+    assert model.pos["out"] == (0.5, 1)
+    assert {text.get_text() for text in setting.texts} - {""} == {"a = 1", "b = 1", "out = True"}
+    for figure in shown:
+        pyplot.close(figure)
+
+
+def test_interventions_stop_asking_for_gradients() -> None:
+    intervenable = pv.IntervenableModel(
+        pv.RepresentationConfig(0, "block_output", intervention_type=pv.RotatedSpaceIntervention), load("gpt2")
+    )
+    assert intervenable.get_trainable_parameters()
+    intervenable.disable_intervention_gradients()
+    assert not intervenable.get_trainable_parameters()
+    assert all(parameter.requires_grad for parameter in intervenable.model.parameters())
+    intervenable.requires_grad_()
+    assert intervenable.get_trainable_parameters()
 
 
 @pytest.mark.parametrize("case", REPLAYED, ids=lambda case: case["name"])
