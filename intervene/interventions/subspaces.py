@@ -24,7 +24,7 @@ def partition(given: Partition, width: int | None) -> tuple[tuple[int, ...], ...
     Raises:
         InterventionArgumentError: a feature stands in two subspaces or does not exist, or a subspace is empty.
     """
-    parts = [_features(entry) for entry in given]
+    parts = [_features(entry, width) for entry in given]
     owner: dict[int, int] = {}
     for index, part in enumerate(parts):
         for feature in part:
@@ -42,9 +42,13 @@ def partition(given: Partition, width: int | None) -> tuple[tuple[int, ...], ...
     return tuple(parts)
 
 
-def _features(entry: Sequence[int] | range) -> tuple[int, ...]:
+def _features(entry: Sequence[int] | range, width: int | None) -> tuple[int, ...]:
     numbers = tuple(int(n) for n in entry)
-    found = tuple(range(*numbers)) if len(numbers) == 2 and not isinstance(entry, range) else numbers
+    found = numbers
+    if len(numbers) == 2 and not isinstance(entry, range):
+        start, stop = numbers
+        # One feature too many is enough to be refused for, however many more were asked for.
+        found = tuple(range(start, stop if width is None else min(stop, max(start, width) + 1)))
     if not found:
         raise InterventionArgumentError(
             f"subspace_partition: {list(entry)} has no features; [start, stop] excludes stop"

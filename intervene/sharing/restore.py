@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ _KINDS: dict[str, Any] = {
 }
 # A size beyond this is believed when a tensor of the artifact has it.
 _LARGEST_UNPROVEN_SIZE = 4096
+# A feature beyond this is believed nowhere: a partition names each of its features one by one.
+_LAST_FEATURE = 2**20
 
 
 def capture(intervenable: IntervenableModel, *, include_model: bool, base_model: str | None = None) -> Artifact:
@@ -163,11 +165,25 @@ def _build(key: str, saved: SavedIntervention, kind: type[Intervention]) -> Inte
     wanted |= {name: found[name] for name in late if name in found}
     if wanted != found:
         raise ArtifactError(f"{key}: the tensors don't fit {kind.__name__}: {_difference(wanted, found)}")
+    for name, tensor in made.state_dict().items():
+        # Other kinds of numbers would be taken in silently, or compute nothing.
+        if name in saved.state and not _alike(tensor, saved.state[name]):
+            raise ArtifactError(
+                f"{key}: the tensors don't fit {kind.__name__}: {name} has numbers of {saved.state[name].dtype}, "
+                f"where those of {tensor.dtype} belong"
+            )
     try:
         made.load_state_dict({name: tensor.clone() for name, tensor in saved.state.items()}, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"{key}: the tensors don't fit {kind.__name__}: {error}") from error
     return made
+
+
+def _alike(wanted: Tensor, found: Tensor) -> bool:
+    """Whether both hold real numbers that can be computed with, or both the same other kind."""
+    if wanted.is_floating_point():
+        return found.is_floating_point() and found.element_size() > 1
+    return wanted.is_complex() == found.is_complex() and not found.is_floating_point()
 
 
 def _difference(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
@@ -181,8 +197,20 @@ def _difference(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple
     return "; ".join(lines)
 
 
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a list of lists."""
+    if isinstance(value, (int, float)):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _numbers(entry)
+
+
 def _check_sizes(key: str, saved: SavedIntervention, kind: type[Intervention]) -> None:
     """Refuse keywords that would make an intervention far larger than what was saved of it."""
+    beyond = [number for number in _numbers(saved.spec.get("subspace_partition")) if number > _LAST_FEATURE]
+    if beyond:
+        raise ArtifactError(f"{key}: subspace_partition names feature {beyond[0]}, which no model has")
     if not saved.state and not kind.trainable:
         return
     proven = {size for tensor in saved.state.values() for size in tensor.shape}

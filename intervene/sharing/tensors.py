@@ -17,10 +17,20 @@ _CHUNK = 2**20
 
 
 def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> str:
-    """Write ``tensors`` to ``file`` as safetensors; the file's SHA-256 in hex."""
+    """Write ``tensors`` to ``file`` as safetensors; the file's SHA-256 in hex.
+
+    Raises:
+        OSError: what the file system says: no space left, ...
+    """
     save_file = _safetensors().save_file
+    from safetensors import SafetensorError
+
     # Each with storage of its own: the format has no views, and the caller's tensors aren't to change meanwhile.
-    save_file({n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}, file)
+    own = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in tensors.items()}
+    try:
+        save_file(own, file)
+    except SafetensorError as error:
+        raise OSError(f"{file.name} could not be written: {error}") from error
     return sha256(file)
 
 

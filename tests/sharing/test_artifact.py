@@ -457,6 +457,32 @@ SPOILERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewrite(f, lambda c: c["interventions"]["layer.1.block_output"]["keywords"].update(embed_dim=10**9)),
         "embed_dim=1000000000 fits none of its tensors",
     ),
+    "a partition out of all proportion": (
+        lambda f: rewrite(
+            f,
+            lambda c: c["interventions"]["layer.1.block_output"]["keywords"].update(subspace_partition=[[0, 10**12]]),
+        ),
+        "subspace_partition names feature 1000000000000, which no model has",
+    ),
+    "a partition beyond the features": (
+        lambda f: rewrite(
+            f,
+            lambda c: c["interventions"]["layer.1.block_output"]["keywords"].update(subspace_partition=[[0, 10**6]]),
+        ),
+        "names feature 3; there are 3",
+    ),
+    "complex numbers": (
+        lambda f: replace_tensors(f, {KEY: torch.ones(24, 24, dtype=torch.complex64)}),
+        "unconstrained has numbers of torch.complex64",
+    ),
+    "whole numbers": (
+        lambda f: replace_tensors(f, {KEY: torch.ones(24, 24, dtype=torch.int32)}),
+        "unconstrained has numbers of torch.int32",
+    ),
+    "numbers that nothing computes with": (
+        lambda f: replace_tensors(f, {KEY: torch.ones(24, 24).to(torch.float8_e4m3fn)}),
+        "unconstrained has numbers of torch.float8_e4m3fn",
+    ),
     "keywords of another kind": (
         lambda f: rewrite(f, lambda c: c["interventions"]["layer.1.block_output"].update(keywords=[1])),
         "isn't a whole artifact",

@@ -230,7 +230,7 @@ FULL = """
     for target in (folder, folder.parent / "new"):
         try:
             artifact.write(made(100_000), target, "card")
-        except Exception as error:
+        except OSError as error:
             print(type(error).__name__)
         else:
             raise SystemExit("nothing failed")
