@@ -79,8 +79,8 @@ class Clock:
 
     @property
     def running(self) -> bool:
-        """Whether a forward that counts is under way in this thread."""
-        return _calls("_call_impl", self._listened) is not None
+        """Whether a forward that counts is under way in this thread; what torch.compile traces is part of one."""
+        return torch.compiler.is_compiling() or _calls("_call_impl", self._listened) is not None
 
     def tick(self) -> None:
         """Note that a tensor came by in the running forward; a base that is called after it may be a caller's."""

@@ -63,6 +63,26 @@ def test_one_compiled_model_in_one_session_after_another() -> None:
         assert torch.equal(*found)
 
 
+@pytest.mark.slow
+def test_calls_of_one_module_are_counted_in_a_compiled_forward() -> None:
+    """BLIP's image model calls its last norm twice, the second time for the class token alone."""
+    model: Any = intervene.tiny("blip", "BlipVisionModel", num_hidden_layers=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    adapted = intervene.adapt(model)
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = []
+    for called in (model, compiled, compiled):
+        site = adapted["vision.final_norm_output"]
+        second = adapted["post_layernorm.output"].at(call=1)
+        with torch.no_grad(), adapted.session(reads=[site, second]) as session:
+            called(pixel_values=image)
+        found.append((session.values[site], session.values[second]))
+    assert found[0][0].shape == (2, 5, 24)
+    assert found[0][1].shape == (2, 24)
+    for values in found[1:]:
+        assert all(torch.equal(value, wanted) for value, wanted in zip(values, found[0], strict=True))
+
+
 def test_compiled_before_the_session() -> None:
     """Never silently the plain model: neither is what was compiled adapted, nor does it run in a session unnoticed."""
     model: Any = intervene.tiny("llama", num_hidden_layers=1)

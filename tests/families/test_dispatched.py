@@ -14,7 +14,7 @@ import intervene
 
 # Heads are untied: accelerate takes tied weights apart unless it is told of them.
 UNTIED = {"tie_word_embeddings": False}
-FAMILIES: dict[str, Any] = {"gpt2": UNTIED, "llama": {}, "mistral": {}, "opt": UNTIED, "pythia": {}}
+FAMILIES: dict[str, Any] = {"gpt2": UNTIED, "llama": {}, "mistral": {}, "mixtral": {}, "opt": UNTIED, "pythia": {}}
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
 
 _each = pytest.mark.parametrize("family", FAMILIES)
