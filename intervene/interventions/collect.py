@@ -12,8 +12,11 @@ from .subspaces import Subspaces, gather
 class CollectIntervention(ConstantSourceIntervention):
     """Collection: the result is ``base`` at the chosen features, which the model keeps; the activation flows on as is.
 
-    For probing and analysis. Shapes: base (batch, ..., width); the result is (batch, ..., chosen features), all of
-    them unless ``subspaces`` or ``interchange_dim`` say otherwise.
+    For probing (Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes",
+    https://arxiv.org/abs/1610.01644) and analysis.
+
+    Shapes: base (batch, ..., width); the result is (batch, ..., chosen features), all of them unless ``subspaces`` or
+    ``interchange_dim`` say otherwise.
     """
 
     collects = True

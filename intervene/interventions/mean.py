@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MeanIntervention(ConstantSourceIntervention, LocalistRepresentationIntervention):
-    """Mean ablation: the mean of reference activations.
+    """Mean ablation: ``m``, the mean of reference activations.
 
     Ablation that keeps the activation near those the model knows (Wang et al. 2023, "Interpretability in the Wild",
     https://arxiv.org/abs/2211.00593, who take each position's own mean over sentences of one template). The mean comes

@@ -42,6 +42,9 @@ class AdditionIntervention(BasisAgnosticIntervention, LocalistRepresentationInte
 class SubtractionIntervention(BasisAgnosticIntervention, LocalistRepresentationIntervention):
     """Subtraction: ``base - source``. The inverse of addition.
 
+    Steering away from what a vector stands for (Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation
+    Addition", https://arxiv.org/abs/2312.06681).
+
     Shapes: base (batch, ..., width), source broadcasts to it.
     """
 
@@ -51,6 +54,9 @@ class SubtractionIntervention(BasisAgnosticIntervention, LocalistRepresentationI
 
 class ZeroIntervention(ConstantSourceIntervention, LocalistRepresentationIntervention):
     """Zero ablation: ``0``. The interchange with a source of zeros.
+
+    As heads were first knocked out (Michel et al. 2019, "Are Sixteen Heads Really Better than One?",
+    https://arxiv.org/abs/1905.10650).
 
     Shapes: base (batch, ..., width); no source.
     """

@@ -243,3 +243,29 @@ def test_a_constant_source_is_restored_with_its_shape() -> None:
     after = pv.AdditionIntervention(**before.spec())
     after.load_state_dict(before.state_dict())
     assert torch.equal(after(BASE), BASE + 1)
+
+
+OWN = [
+    value
+    for name, value in vars(pv).items()
+    if name.endswith("Intervention") and isinstance(value, type) and issubclass(value, pv.Intervention)
+]
+# What the others derive from, and the wrapper of a function, whose operation is the caller's.
+BASES = {
+    pv.Intervention,
+    pv.TrainableIntervention,
+    pv.SharedWeightsTrainableIntervention,
+    pv.ConstantSourceIntervention,
+    pv.SourcelessIntervention,
+    pv.BasisAgnosticIntervention,
+    pv.TemperedIntervention,
+    pv.FunctionIntervention,
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OWN if kind not in BASES], ids=lambda kind: kind.__name__)
+def test_each_says_its_formula_shapes_and_paper(kind: type[pv.Intervention]) -> None:
+    text = vars(kind)["__doc__"]
+    assert "``" in text.partition("\n")[0]
+    assert "Shapes: " in text
+    assert "https://arxiv.org/abs/" in text
