@@ -7,6 +7,7 @@ import struct
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_the_card(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "`intervene.LowRankRotatedSpaceIntervention`",
         "low_rank_dimension=2",
         f"| torch-intervene | {pv.__version__} |",
-        f"| torch | {torch.__version__} |",
+        f"| torch | {version('torch')} |",  # torch.__version__ also names the build
         'model = GPT2LMHeadModel.from_pretrained("gpt2")',
         'pv.IntervenableModel.load("./mine", model=model)',
     ):
