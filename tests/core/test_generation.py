@@ -79,10 +79,12 @@ def test_cached_is_uncached(adapted: Any, ids: Tensor, data: st.DataObject) -> N
 def test_the_write_matters(adapted: Any, ids: Tensor) -> None:
     """Or the comparison above would say nothing."""
     noise = torch.randn(2, 1, 24, generator=torch.Generator().manual_seed(0)) * 5
-    plain, _ = generate(adapted, ids)
-    for address in SITES[:3]:
-        out, _ = generate(adapted, ids, {adapted[address].at(positions=-1): noise})
-        assert not torch.equal(out, plain)
+    asked = {"output_logits": True, "return_dict_in_generate": True}
+    plain, _ = generate(adapted, ids, **asked)
+    outs = [generate(adapted, ids, {adapted[a].at(positions=-1): noise}, **asked)[0] for a in SITES[:3]]
+    for out in outs:
+        assert not torch.equal(out.logits[0], plain.logits[0])
+    assert any(not torch.equal(out.sequences, plain.sequences) for out in outs)
 
 
 @pytest.mark.parametrize("positions", [-1, [-3, -1], slice(-2, None), slice(None, -2), [[-1], [-2]]], ids=str)
@@ -216,7 +218,7 @@ def test_a_static_cache(adapted: Any, ids: Tensor) -> None:
 
 def test_beams(adapted: Any, ids: Tensor) -> None:
     site = adapted["layer.1.block_output"].at(positions=[1, -1])
-    for written in (torch.full((24,), 2.0), lambda h: h * 2):
+    for written in (torch.linspace(-3, 3, 24), lambda h: -h):
         cached, _ = generate(adapted, ids, {site: written}, num_beams=3)
         plain, _ = generate(adapted, ids, num_beams=3)
         again, _ = generate(adapted, ids, {site: written}, num_beams=3, use_cache=False)
