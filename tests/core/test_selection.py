@@ -286,7 +286,8 @@ def test_an_activation_of_another_rank_than_the_axes_say() -> None:
 
 
 def test_selections_are_data() -> None:
-    same = [Selection().narrowed(positions=p) for p in (3, [3], (3,), torch.tensor([3]), np.int64(3))]
+    spelled: tuple[Any, ...] = (3, [3], (3,), torch.tensor([3]), np.int64(3))
+    same = [Selection().narrowed(positions=p) for p in spelled]
     assert len(set(same)) == 1
     assert Selection().narrowed(positions=slice(1, 3)) == Selection().narrowed(positions=slice(1, 3))
     assert Selection().narrowed(positions=slice(1, 3)) != Selection().narrowed(positions=[1, 2])
