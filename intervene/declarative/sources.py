@@ -104,12 +104,16 @@ def by_key(tensors: Any, places: Sequence[Place]) -> dict[str, Tensor]:
 
     Raises:
         ConfigError: a key that no intervention has, or another number of tensors than of interventions.
+        InterventionError: one for all where none takes any.
     """
     keys = [place.key for place in places]
     if tensors is None:
         return {}
     if isinstance(tensors, Tensor):
-        return {place.key: tensors for place in places if place.intervention.takes_source}
+        taking = [place.key for place in places if place.intervention.takes_source]
+        if not taking:
+            raise InterventionError(f"a source was given, and none of {keys} takes one")
+        return dict.fromkeys(taking, tensors)
     if isinstance(tensors, Mapping):
         for key in tensors:
             if key not in keys:

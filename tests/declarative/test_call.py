@@ -209,6 +209,12 @@ class TestSources:
         with pytest.warns(UserWarning, match="layer.1.block_output's source was given as a tensor"):
             pv.IntervenableModel(block(), gpt2)(base, [source], source_representations=torch.zeros(24))
 
+    @pytest.mark.parametrize("given", [torch.ones(24), [torch.ones(24)], {"layer.1.block_output": torch.ones(24)}])
+    def test_a_tensor_that_nothing_takes_is_refused(self, gpt2, base, given):
+        intervenable = pv.IntervenableModel(block(intervention_type=pv.ZeroIntervention), gpt2)
+        with pytest.raises(pv.InterventionError, match=r"layer\.1\.block_output.* takes (no source|one)"):
+            intervenable(base, source_representations=given)
+
     @pytest.mark.filterwarnings("error")
     def test_one_for_all_may_be_of_use_to_some(self, gpt2, base, source):
         swap, zero = block(0), block(2, intervention_type=pv.ZeroIntervention)
