@@ -80,8 +80,8 @@ def test_the_write_matters(adapted: Any, ids: Tensor) -> None:
     """Or the comparison above would say nothing."""
     noise = torch.randn(2, 1, 24, generator=torch.Generator().manual_seed(0)) * 5
     asked = {"output_logits": True, "return_dict_in_generate": True}
-    plain, _ = generate(adapted, ids, **asked)
-    outs = [generate(adapted, ids, {adapted[a].at(positions=-1): noise}, **asked)[0] for a in SITES[:3]]
+    plain: Any = generate(adapted, ids, **asked)[0]
+    outs: list[Any] = [generate(adapted, ids, {adapted[a].at(positions=-1): noise}, **asked)[0] for a in SITES[:3]]
     for out in outs:
         assert not torch.equal(out.logits[0], plain.logits[0])
     assert any(not torch.equal(out.sequences, plain.sequences) for out in outs)
