@@ -19,7 +19,7 @@ STEPS = 5
 SITES = ["layer.0.block_output", "layer.1.mlp_output", "layer.1.query_output", "layer.0.key_output", "embedding_output"]
 
 
-def generate(adapted: Any, ids: Tensor, writes: Any = (), reads: Any = (), **options: Any) -> tuple[Tensor, Any]:
+def generate(adapted: Any, ids: Tensor, writes: Any = (), reads: Any = (), **options: Any) -> tuple[Any, Any]:
     with adapted.session(reads=reads, writes=writes, keep="all") as session:
         out = adapted.model.generate(ids, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, **options)
     return out, session.values
