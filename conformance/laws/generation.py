@@ -14,6 +14,7 @@ from ...sites import Site
 from ..case import Case
 from ..draw import Draw
 from ..law import always, law
+from ..setting import real
 from ..subject import Subject
 from ..violation import Violation, require_close
 
@@ -132,13 +133,21 @@ def _generate(
     if "key_position" in (site.axes or ()):
 
         def written(part: Tensor) -> Tensor:
-            # Keys before the prompt (padding) and after it (generated, when nothing is cached) stay masked.
+            # Keys of padding, and those after the prompt (generated, when nothing is cached), stay masked: of what
+            # flows at a padding column, which may look anywhere, a cache and a run without one make different things.
             result = part.clone()
-            result[..., pads : pads + value.shape[-1]] = value
+            keys = result[..., pads : pads + value.shape[-1]]
+            keys.copy_(torch.where(_real_keys(case, keys), value, keys))
             return result
 
     with case.adapted.session(writes={site: written}):
         return _call(case, case.inputs if inputs is None else inputs, use_cache)
+
+
+def _real_keys(case: Case, keys: Tensor) -> Tensor:
+    """Which keys of the prompt are no padding, to broadcast with (rows, head, query, key)."""
+    mask = real(case.setting) if case.setting.padding != "none" else torch.ones(1, keys.shape[-1], dtype=torch.bool)
+    return mask.to(keys.device)[:, None, None, :]
 
 
 def _call(case: Case, inputs: dict[str, Any], use_cache: bool) -> Generated:
