@@ -18,7 +18,7 @@ from ..errors import InterveneError, did_you_mean
 from .draw import Draw
 from .law import Law, all_laws
 from .outcome import Outcome, Report, Status
-from .profiles import Profile, profile, search_seed
+from .profiles import Profile, profile, search_seed, seed_of_check
 from .snapshot import restored
 from .subject import InputMaker, Subject, Target
 
@@ -118,8 +118,8 @@ def run_check(
             raise
 
     test = bound.settings(check.law.effort)(given(st.data())(body))
-    if seed is not None:
-        test = hypothesis.seed(seed)(test)
+    if seed is not None or bound.derandomize:
+        test = hypothesis.seed(seed_of_check(seed, check.subject.spec.family, check.id))(test)
     try:
         test()
     except (Exception, hypothesis.errors.HypothesisException) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from dataclasses import dataclass
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
@@ -15,7 +16,7 @@ class Profile:
     Attributes:
         name: "ci" or "thorough".
         examples: examples for a check of a law of effort 1.
-        derandomize: whether every run draws the same examples.
+        derandomize: whether every run draws the same examples, those of a check being its own.
     """
 
     name: str
@@ -39,6 +40,16 @@ class Profile:
 
 
 PROFILES = {p.name: p for p in (Profile("ci", 6, True), Profile("thorough", 100, False))}
+
+
+def seed_of_check(seed: int | None, family: str, check: str) -> int:
+    """The seed of one check's search in a run with a seed, or in one that is derandomized.
+
+    Each check has one of its own: with the same seed, or by hypothesis' derandomization, which knows the test function
+    alone, every component and law would be tried on the same few settings.
+    """
+    words = (family, check) if seed is None else (str(seed), family, check)
+    return zlib.crc32(" ".join(words).encode())
 
 
 def profile(name: str) -> Profile:
