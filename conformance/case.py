@@ -18,6 +18,9 @@ from .scan import recurrent_states
 from .setting import Setting, make_inputs, make_past
 from .subject import Subject
 
+CACHE = "the cache"
+"""What the outputs' names begin with that are the states left in a cache."""
+
 
 class Case:
     """A model, its inputs, and plain as well as intervened runs of it, all seeded alike.
@@ -64,7 +67,7 @@ class Case:
             outputs[""] = self._call(arguments, grad)
             if self.past:
                 states = recurrent_states({name: arguments[name] for name in self.past})
-                outputs["the cache"] = {f"state of layer {n}": state for n, state in enumerate(states)}
+                outputs[CACHE] = {f"state of layer {n}": state for n, state in enumerate(states)}
         return tensors(outputs, graph)
 
     @contextmanager

@@ -120,7 +120,7 @@ class Draw:
         return keywords, mask
 
     def single_places(self, case: Case) -> list[tuple[dict[str, Any], dict[str, Any], Tensor]]:
-        """For each axis that can be narrowed, a selection of one of its places.
+        """For each axis that can be narrowed, a selection of one of its places; and one of a position in each row.
 
         Returns:
             Keywords for `Site.at` that count from the axis' start, others that count from its end, and a boolean mask
@@ -134,7 +134,17 @@ class Draw:
             flags[index] = True
             mask = flags.reshape([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape)
             found.append(({name: [index]}, {name: [index - shape[axis]]}, mask))
+        if {"rows", "positions"} <= self._selectable(case).keys():
+            found.append(self._place_in_each_row(shape, self._selectable(case)["positions"]))
         return found
+
+    def _place_in_each_row(self, shape: tuple[int, ...], axis: int) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
+        one = st.integers(0, shape[axis] - 1)
+        places = self("one position of each row", st.lists(one, min_size=shape[0], max_size=shape[0]))
+        own = torch.tensor(places).reshape([-1 if i == 0 else 1 for i in range(len(shape))])
+        columns = torch.arange(shape[axis]).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        from_end = [[place - shape[axis]] for place in places]
+        return {"positions": [[place] for place in places]}, {"positions": from_end}, (columns == own).expand(shape)
 
     def _selectable(self, case: Case) -> dict[str, int]:
         """The keywords of `Site.at` that the component's axes allow, with the axis that each narrows.

@@ -25,7 +25,7 @@ class Law:
         subjects: what it is checked for: pairs of a subject's name and the component whose row it belongs to.
         applies: why the law does not apply to a component of an adapter, None where it does.
         also: the other components that a subject is about, as a relation is about every one that it names.
-        effort: the share of the profile's examples that it gets; dear laws get fewer.
+        effort: the share of the profile's examples that it gets; dear laws get fewer, one with much to draw gets more.
     """
 
     id: str

@@ -61,6 +61,7 @@ def full_vocabulary() -> Vocabulary:
         axes[name] = AxisInfo(name, section.text("meaning"), size)
 
     components = {}
+    names = top.section("components").entries
     words: dict[str, str] = {}
     for name, section in _named(top, "components"):
         section.only([each.name for each in fields(ComponentInfo) if each.name != "name"])
@@ -70,6 +71,7 @@ def full_vocabulary() -> Vocabulary:
             scope=_one_of(section, "scope", _SCOPES, "scope"),
             meaning=section.text("meaning"),
             aliases=section.texts("aliases", ()),
+            acts_through=_one_of(section, "acts_through", names, "component") if "acts_through" in section else "",
         )
         for word in (name, *info.aliases):
             if word in words:

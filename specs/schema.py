@@ -79,6 +79,8 @@ class ComponentInfo:
         scope: "block" (one in each layer) or "model".
         meaning: one sentence.
         aliases: other ecosystems' words for it.
+        acts_through: the component of the same layer behind which nothing is left of a change here, once that one is
+            put back: the output of its sub-layer or block; "" for what no other one stands behind.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ComponentInfo:
     scope: str
     meaning: str
     aliases: tuple[str, ...] = ()
+    acts_through: str = ""
 
 
 @dataclass(frozen=True)

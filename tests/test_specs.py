@@ -160,6 +160,20 @@ def test_vocabulary() -> None:
         assert info.axes[0] == "batch"
 
 
+def test_what_acts_through_what() -> None:
+    """Everything in a block acts through something later in it, and in the end through its output."""
+    known = vocabulary()
+    order = list(known)
+    for name, info in known.items():
+        last = info.scope == "model" or name == "block_output"
+        assert bool(info.acts_through) is not last, name
+        if info.acts_through:
+            assert known[info.acts_through].scope == "block"
+            assert order.index(info.acts_through) > order.index(name)
+    assert known["head_cross_key_output"].acts_through == "cross_attention_output"
+    assert known["expert_output"].acts_through == "mlp_output"
+
+
 # What a loaded spec gives
 
 

@@ -1,4 +1,4 @@
-"""Local: what a selection doesn't name stays as it is."""
+"""Local: a write reaches what its site and selection name, and nothing beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ...sites import Site
-from ..case import Case
+from ...specs import vocabulary
+from ..case import CACHE, Case
 from ..draw import Draw
 from ..law import law
 from ..violation import Violation, require_same
@@ -14,12 +15,17 @@ from ..violation import Violation, require_same
 
 @law(
     "local",
-    "writing some positions, heads, dims or rows leaves the others at that site, and other rows' outputs, alone",
+    "writing some positions, heads, dims or rows leaves the others at that site, and other rows' outputs, alone; "
+    "a write acts through its sub-layer alone",
+    effort=1.5,
 )
 def local(draw: Draw) -> None:
     """A selection's meaning is taken from plain indexing on the axes that the spec claims.
 
-    A selection of several axes is drawn, and a single place of each axis: most mistakes are about one of them alone.
+    A selection of several axes is drawn, and a single place of each axis: most mistakes are about one of them alone. So
+    is a position of each row's own.
+    Then the whole site is written, and what it acts through is put back: a place may have the component's values, and
+    yet others read them there, too, as the residual stream does behind a norm that follows a sub-layer.
     """
     case = draw.case()
     site = draw.site(case)
@@ -36,6 +42,9 @@ def local(draw: Draw) -> None:
         _reads(chosen, mask, before, values[chosen])
     for chosen in written:
         _writes(case, site, chosen, masks[chosen], before, values[chosen])
+    last = _acts_through(draw, case)
+    if last is not None:
+        _put_back(case, site, case.site(last, site.layer))
 
 
 def _reads(chosen: Site, mask: Tensor, before: Tensor, part: Tensor) -> None:
@@ -52,13 +61,35 @@ def _reads(chosen: Site, mask: Tensor, before: Tensor, part: Tensor) -> None:
 
 
 def _writes(case: Case, site: Site, chosen: Site, mask: Tensor, before: Tensor, part: Tensor) -> None:
-    """A write at a selection leaves everything else alone."""
-    outputs, values = case.run(writes={chosen: case.random(part)}, reads=[site])
-    after = values[site]
-    require_same(f"entries of {site} outside of {chosen}", after[~mask], before[~mask])
+    """A write at a selection leaves everything else alone, as seen by the session itself and by one inside it."""
+    with case.adapted.session(writes={chosen: case.random(part)}, reads=[site]) as session:
+        outputs, inner = case.run(reads=[site])
+    what = f"entries of {site} outside of {chosen}"
+    require_same(what, session.values[site][~mask], before[~mask])
+    require_same(f"{what}, as they flow on", inner[site][~mask], before[~mask])
     rows = [int(r) for r in torch.arange(mask.shape[0])[~mask.flatten(1).any(1)]]
     for name, wanted in case.plain.items():
         if wanted.dim() and wanted.shape[0] == mask.shape[0]:
             require_same(
                 f"output {name} of rows {rows}, which {chosen} doesn't name", outputs[name][rows], wanted[rows]
             )
+
+
+def _acts_through(draw: Draw, case: Case) -> str | None:
+    """The next component that a change here acts through, by the vocabulary, of those that the model has."""
+    known, name = vocabulary(), draw.component
+    while name := known[name].acts_through:
+        if name in draw.subject.claimed and draw.subject.why_absent(name, case.setting.model) is None:
+            return name
+    return None
+
+
+def _put_back(case: Case, site: Site, last: Site) -> None:
+    """With all put back that a site acts through, a write there changes nothing."""
+    values = case.run(reads=[site, last])[1]
+    outputs, _ = case.run(writes={site: case.random(values[site]), last: values[last]})
+    for name, wanted in case.plain.items():
+        # A mixer's own state is for the calls to come.
+        if not name.startswith(CACHE):
+            what = f"output {name} with all of {site} written and {last} put back, which is all that it acts through"
+            require_same(what, outputs[name], wanted)

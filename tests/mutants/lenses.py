@@ -230,6 +230,21 @@ def _counting_wrongly(site: Site) -> Site:
     return NegativeOffByOne(site.component, site.layer, site.tower, site.axes, site.port, site.lens)
 
 
+class FirstRowsPositions(Site):
+    """Takes the positions of the first example for those of all."""
+
+    def at(self, *, positions: Selectable | None = None, **others: Any) -> Site:
+        if isinstance(positions, list) and isinstance(positions[0], list):
+            positions = [positions[0]] * len(positions)
+        return super().at(positions=positions, **others)
+
+
+def _addressed_by_the_first_row(site: Site) -> Site:
+    if site.component != "block_output":
+        return site
+    return FirstRowsPositions(site.component, site.layer, site.tower, site.axes, site.port, site.lens)
+
+
 class WrongAxes(GPT2):
     """Says (batch, position, head, feature) of what is (batch, head, position, feature)."""
 
@@ -540,6 +555,15 @@ MUTANTS = [
         sited(_counting_wrongly),
         ("mlp_input",),
         "local:mlp_input",
+        "sorted, against those that its selection names",
+    ),
+    Mutant(
+        "positions_of_the_first_row",
+        "positions that differ from row to row are the first row's in every row of block_output",
+        "the last token found in one prompt and taken for the whole batch's, however the others are padded",
+        sited(_addressed_by_the_first_row),
+        ("block_output",),
+        "local:block_output",
         "sorted, against those that its selection names",
     ),
     Mutant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -46,6 +46,16 @@ class OtherHead(GPT2):
     """The classifier's logits are those of the language model's head."""
 
     heads = {**GPT2.heads, "GPT2LMHeadModel": "transformer.ln_f"}  # noqa: RUF012 - as in the class it derives from
+
+
+class PostNorm(OPT):
+    """OPT-350m's order, norms after the sub-layers, in all models."""
+
+    variants: ClassVar = {}
+
+    @classmethod
+    def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
+        return super().tiny(model, seed, **{"do_layer_norm_before": False, **config})
 
 
 def _share_activation(model: nn.Module) -> None:
@@ -195,6 +205,15 @@ MUTANTS = [
         ("attention_input",),
         "meaning:residual_sum:attention_input:post_norm",
         "attention_input = block_input",
+    ),
+    Mutant(
+        "mlp_input_with_the_residual",
+        "mlp_input is what the norm before the MLP puts out; in a post-norm model the residual stream is that, too",
+        "hook points at the norms of a pre-norm model, used in a post-norm one: the read is right, the write is not",
+        moved(PostNorm, mlp_input=Output("self_attn_layer_norm")),
+        ("mlp_input",),
+        "local:mlp_input",
+        "with all of layer.0.mlp_input written and layer.0.mlp_output put back",
     ),
     Mutant(
         "attention_input_before_the_norm",

@@ -114,6 +114,20 @@ class UsedAlready(Around):
         return Removal(used.remove, returned.remove)
 
 
+class Renormalizes(Around):
+    """Scales what was not written of a query's weights, so that all of them still sum to one."""
+
+    def seen(self, tensor: Tensor, callback: Callback) -> Tensor | None:
+        new = callback(tensor)
+        if new is None:
+            return None
+        written = new != tensor
+        kept = tensor.masked_fill(written, 0.0)
+        left = 1.0 - new.masked_fill(~written, 0.0).sum(-1, keepdim=True)
+        scaled = kept * (left / kept.sum(-1, keepdim=True).clamp(min=1e-6))
+        return torch.where(written.any(-1, keepdim=True) & ~written, scaled, new)
+
+
 class Once(Around):
     """A hook that takes itself away after its first call."""
 
@@ -131,6 +145,15 @@ class Once(Around):
 
 
 MUTANTS = [
+    Mutant(
+        "renormalizes_the_pattern",
+        "a write of some entries of attention_pattern scales the others of the same query",
+        "attention edges knocked out, and the rest renormalized to sum to one where nobody asked for it",
+        reached_by(Renormalizes, "attention_pattern"),
+        ("attention_pattern",),
+        "local:attention_pattern",
+        "as they flow on",
+    ),
     Mutant(
         "put_in_place",
         "a write at mlp_output writes into the tensor that the module returned",
