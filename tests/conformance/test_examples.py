@@ -61,7 +61,10 @@ def test_a_law_over_a_family_draws_everything(draws: Callable[[Check], Draws]) -
     assert set(found["layer"]) == {0, 1, 2}
     assert {axis for axes in found["narrowed axes"] for axis in axes} == {"rows", "heads", "positions", "dims"}
     assert set(found["positions by row"]) == {False, True}
-    assert {i < 0 for name in ("rows", "heads", "positions", "dims") for i in sum(found[name], [])} == {False, True}
+    assert {i < 0 for name in ("rows", "heads", "positions", "dims") for one in found[name] for i in one} == {
+        False,
+        True,
+    }
 
 
 def test_generation_is_tried_padded_and_in_batches(draws: Callable[[Check], Draws]) -> None:
