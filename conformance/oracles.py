@@ -321,7 +321,9 @@ def _expert_input(relation: kinds.ExpertInput, reading: Reading) -> Iterator[Sid
 def _expert_projection(relation: kinds.ExpertProjection, reading: Reading) -> Iterator[Side]:
     for layer in range(reading.layers):
         source = reading(relation.source, layer)
-        chosen = reading(relation.logits, layer).float().argsort(-1, descending=True)[..., : source.shape[-2]]
+        # Of equal logits, which bfloat16 often gives, a router takes those that topk happens to: so does this.
+        shares = torch.softmax(reading(relation.logits, layer).float(), -1)
+        chosen = shares.flatten(0, -2).topk(source.shape[-2]).indices.reshape(source.shape[:-1])
         weight = dict(reading.block(layer).named_parameters())[relation.weight]
         wanted = torch.einsum("btkoi,btki->btko", weight[chosen], source)
         yield Side(f"l = {layer}", reading(relation.result, layer), wanted)
