@@ -62,11 +62,13 @@ def _reads(chosen: Site, mask: Tensor, before: Tensor, part: Tensor) -> None:
 
 def _writes(case: Case, site: Site, chosen: Site, mask: Tensor, before: Tensor, part: Tensor) -> None:
     """A write at a selection leaves everything else alone, as seen by the session itself and by one inside it."""
-    with case.adapted.session(writes={chosen: case.random(part)}, reads=[site]) as session:
-        outputs, inner = case.run(reads=[site])
+    value = case.random(part)
+    outputs, values = case.run(writes={chosen: value}, reads=[site])
+    with case.adapted.session(writes={chosen: value}):
+        inner = case.read(site)
     what = f"entries of {site} outside of {chosen}"
-    require_same(what, session.values[site][~mask], before[~mask])
-    require_same(f"{what}, as they flow on", inner[site][~mask], before[~mask])
+    require_same(what, values[site][~mask], before[~mask])
+    require_same(f"{what}, as they flow on", inner[~mask], before[~mask])
     rows = [int(r) for r in torch.arange(mask.shape[0])[~mask.flatten(1).any(1)]]
     for name, wanted in case.plain.items():
         if wanted.dim() and wanted.shape[0] == mask.shape[0]:
