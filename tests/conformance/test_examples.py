@@ -17,7 +17,7 @@ Draws = dict[str, list[Any]]
 
 
 @pytest.fixture
-def draws(monkeypatch: pytest.MonkeyPatch) -> Callable[[Check], Draws]:
+def draws(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Draws]:
     """Runs a check in the profile ``ci`` and gives what was drawn in all of its examples, by name."""
 
     def run(check: Check, seed: int | None = None) -> Draws:
@@ -45,7 +45,7 @@ def checks(*laws: str, components: tuple[str, ...] = ()) -> list[Check]:
     return list(generate_checks(Subject("gpt2"), laws_=laws, components=components))
 
 
-def test_a_law_over_a_family_draws_everything(draws: Callable[[Check], Draws]) -> None:
+def test_a_law_over_a_family_draws_everything(draws: Callable[..., Draws]) -> None:
     found = together([draws(check) for check in checks("put_get")])
     settings: list[Setting] = found["setting"]
     assert {s.model for s in settings} == set(Subject("gpt2").models)
@@ -67,7 +67,7 @@ def test_a_law_over_a_family_draws_everything(draws: Callable[[Check], Draws]) -
     }
 
 
-def test_generation_is_tried_padded_and_in_batches(draws: Callable[[Check], Draws]) -> None:
+def test_generation_is_tried_padded_and_in_batches(draws: Callable[..., Draws]) -> None:
     found = together([draws(check) for check in checks("generation")])
     settings: list[Setting] = found["setting"]
     assert {s.padding for s in settings} == {"none", "left"}
@@ -77,7 +77,7 @@ def test_generation_is_tried_padded_and_in_batches(draws: Callable[[Check], Draw
     assert any(first >= 0 for first, _ in found["counted"])
 
 
-def test_each_check_has_examples_of_its_own_every_time(draws: Callable[[Check], Draws]) -> None:
+def test_each_check_has_examples_of_its_own_every_time(draws: Callable[..., Draws]) -> None:
     first, second = checks("shaped", components=("mlp_input", "mlp_output"))
     assert draws(first) == draws(first)
     assert draws(first)["setting"] != draws(second)["setting"]
