@@ -23,6 +23,7 @@ from .errors import AbsentComponentError, UnsupportedModelError
 from .lenses import Whole
 from .ports import Output, Port, View
 from .sites import Site
+from .versions import installed, parsed
 
 if TYPE_CHECKING:
     from .specs import Spec
@@ -77,6 +78,17 @@ class Adapter(ABC):
     spec: ClassVar[str | Path | None] = None
 
     def __init__(self, model: nn.Module) -> None:
+        """
+        Raises:
+            UnsupportedModelError: the library of the model's code is older than the spec says the table needs.
+        """
+        spec = self.load_spec()
+        if _too_old(spec):
+            raise UnsupportedModelError(
+                f"the table of {spec.title} is of {spec.library} {spec.since} and up, and "
+                f"{installed(spec.library)} is installed, whose modules may hold other things: upgrade it (pip install "
+                f"'{spec.library}>={spec.since}')"
+            )
         self.model = model
         self.config: Any = self.config_of(model)
 
@@ -149,8 +161,9 @@ class Adapter(ABC):
 
     @classmethod
     def available(cls) -> bool:
-        """Whether the package that has the code of the family's models is installed."""
-        return find_spec(cls.load_spec().library) is not None
+        """Whether the package that has the code of the family's models is installed, and new enough."""
+        spec = cls.load_spec()
+        return find_spec(spec.library) is not None and not _too_old(spec)
 
     @classmethod
     def load_spec(cls) -> Spec:
@@ -290,6 +303,11 @@ def token_ids(vocabulary: int, rows: int, columns: int, generator: torch.Generat
     """Random tokens of a vocabulary of that size, (rows, columns), without those that are special in most."""
     # Padding among them would change a pooled head.
     return torch.randint(min(3, vocabulary - 1), vocabulary, (rows, columns), generator=generator)
+
+
+def _too_old(spec: Spec) -> bool:
+    found = installed(spec.library) if spec.since else None
+    return found is not None and parsed(found) < parsed(spec.since)
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -33,7 +34,7 @@ _DTYPES = ("model", "float16", "bfloat16", "float32", "float64")
 
 # Keys of the file that no dataclass field of the same name carries, and the reverse.
 _TOWER_KEYS = tuple(each.name for each in fields(TowerSpec) if each.name not in ("name", "models"))
-_FAMILY_KEYS = ("family", "title", "library", "paper", "models", "notes", "towers")
+_FAMILY_KEYS = ("family", "title", "library", "since", "paper", "models", "notes", "towers")
 _COMPONENT_KEYS = tuple(each.name for each in fields(ComponentSpec) if each.name not in ("name", "line"))
 
 
@@ -145,8 +146,16 @@ def _read(path: Path) -> Spec:
         models=models,
         towers=table(towers),
         notes=top.texts("notes", ()),
+        since=_version(top),
         file=path.name,
     )
+
+
+def _version(top: Section) -> str:
+    since = top.text("since", "")
+    if since and not re.fullmatch(r"\d+(\.\d+)*", since):
+        raise top.error(f"'since' is {since!r}", 'a version in numbers, such as "5.18"', "since")
+    return since
 
 
 @dataclass(frozen=True)

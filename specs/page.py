@@ -13,7 +13,8 @@ __all__ = ["page"]
 def page(spec: Spec) -> str:
     """One Markdown page (CommonMark and pipe tables) that says everything a spec claims."""
     out = [f"# {spec.title}", "", spec.paper, ""]
-    out += [f"Family `{spec.family}` of `{spec.library}`: {_codes(spec.models)}.", ""]
+    since = f" {spec.since} and up" if spec.since else ""
+    out += [f"Family `{spec.family}` of `{spec.library}`{since}: {_codes(spec.models)}.", ""]
     out += [f"- {note}" for note in spec.notes]
     out += [""] if spec.notes else []
     for tower in spec.towers.values():

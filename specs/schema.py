@@ -335,6 +335,7 @@ class Spec:
         family: short name, also the file's.
         title: for people.
         library: the import package whose classes these are, such as "transformers".
+        since: its first version whose modules hold what is claimed; "" where any does.
         paper: citation.
         models: names of the model classes.
         towers: name -> tower; {"": ...} where there's a single one.
@@ -349,6 +350,7 @@ class Spec:
     models: tuple[str, ...]
     towers: Mapping[str, TowerSpec]
     notes: tuple[str, ...] = ()
+    since: str = ""
     file: str = field(default="", compare=False)
 
     @property

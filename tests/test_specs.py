@@ -356,6 +356,8 @@ BROKEN = [
     ('title = "Toy"\n', "", None, ["the top level lacks 'title'", "a string"]),
     ('title = "Toy"', "title = 3", "title = 3", ["'title'", "an integer (3)", "it has to be a string"]),
     ('title = "Toy"', 'title = " "', "title", ["is empty"]),
+    ('title = "Toy"', 'title = "Toy"\nsince = "5.x"', "since", ["'5.x'", "a version in numbers"]),
+    ('title = "Toy"', 'title = "Toy"\nsince = 5.18', "since", ["'since'", "it has to be a string"]),
     ("causal = true\n", "", None, ["lacks 'causal'", "true, false, or a condition"]),
     ("causal = true", "causal = 1", "causal", ["an integer (1)", "true, false, or a string"]),
     ("causal = true", 'causal = "f(x)"', "causal", ["'f(x)'", "allowed are"]),
@@ -550,6 +552,7 @@ def test_page_says_everything() -> None:
         spec = load(family)
         markdown = page(spec)
         assert markdown.startswith(f"# {spec.title}\n")
+        assert (f"`{spec.library}` {spec.since} and up" in markdown) == bool(spec.since)
         for tower in spec.towers.values():
             for name, component in tower.components.items():
                 assert f"{name}`" in markdown
