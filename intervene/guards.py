@@ -106,8 +106,8 @@ def require_eager(model: nn.Module, path: str, what: str) -> None:
         otherwise = "load the model with attn_implementation='eager'"
     if found not in (None, "eager"):
         raise AttentionImplementationError(
-            f"{what} exist under eager attention alone and this model runs {found!r}, which never holds them: "
-            f"pass attention='eager' to this call or session, or {otherwise}"
+            f"{what} exists under eager attention alone, and this model runs {found!r}, which never holds it: "
+            f"pass attention='eager' to this call or session (--attention eager in the terminal), or {otherwise}"
         )
 
 

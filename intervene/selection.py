@@ -11,7 +11,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class Span:
 Indices = tuple[int, ...]
 PerRow = tuple[Indices, ...]
 Choice = Span | Indices | PerRow
-Selectable = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor
+Selectable = SupportsIndex | slice | Sequence[SupportsIndex] | Sequence[Sequence[SupportsIndex]] | Tensor
 
 
 class Frame(NamedTuple):

@@ -129,7 +129,7 @@ def test_a_model_of_no_family_lists_the_families(address: str) -> None:
 
 def test_a_pattern_that_no_tensor_holds(adapted: intervene.Adapted, ids: Tensor) -> None:
     with pytest.raises(
-        AttentionImplementationError, match=r"runs 'sdpa', which never holds them: pass attention='eager'"
+        AttentionImplementationError, match=r"runs 'sdpa', which never holds it: pass attention='eager'"
     ):
         adapted.read("layer.0.attention_pattern", input_ids=ids)
     pattern = adapted.read("layer.0.attention_pattern", input_ids=ids, attention="eager")["layer.0.attention_pattern"]
