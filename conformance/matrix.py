@@ -35,8 +35,28 @@ MEANINGS = {
 }
 
 
+class Together:
+    """Several outcomes that are shown as one.
+
+    Attributes:
+        outcomes: what was found; none where nothing was checked.
+    """
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def status(self) -> Status | None:
+        """The worst outcome; None where there is none."""
+        return worst(self.outcomes)
+
+    @property
+    def count(self) -> int:
+        """How many of the outcomes have that status."""
+        return sum(o.status is self.status for o in self.outcomes)
+
+
 @dataclass(frozen=True)
-class Cell:
+class Cell(Together):
     """One cell: the outcomes of one law for one component.
 
     Attributes:
@@ -48,16 +68,6 @@ class Cell:
     row: str
     law: str
     outcomes: tuple[Outcome, ...]
-
-    @property
-    def status(self) -> Status | None:
-        """What the cell shows: its worst outcome; None in an empty cell."""
-        return worst(self.outcomes)
-
-    @property
-    def count(self) -> int:
-        """How many of the outcomes have the cell's status."""
-        return sum(o.status is self.status for o in self.outcomes)
 
     @property
     def tally(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..components import components
-from .matrix import worst
+from .matrix import Together
 from .outcome import Outcome, Report, Status
 
 
@@ -36,7 +36,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(Together):
     """A component in a family: what all laws found there, or why there is none.
 
     Attributes:
@@ -48,16 +48,6 @@ class Place:
     component: str
     outcomes: tuple[Outcome, ...]
     absent: str
-
-    @property
-    def status(self) -> Status | None:
-        """The worst outcome; None where there is none."""
-        return worst(self.outcomes)
-
-    @property
-    def count(self) -> int:
-        """How many outcomes have that status."""
-        return sum(o.status is self.status for o in self.outcomes)
 
     @property
     def words(self) -> str:
