@@ -22,13 +22,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
+import last_token
 import torch
 import typer
 from figures import report
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel
+from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 import intervene
 from intervene.sweeps import LogitDifference, SweepResult
@@ -124,25 +124,14 @@ class Data:
 def train(layers: int, heads: int, width: int, steps: int, data: Data, seed: int) -> GPT2LMHeadModel:
     """A GPT-2 that is told which name comes next, and nothing else."""
     torch.manual_seed(seed)
-    config = GPT2Config(
-        vocab_size=len(VOCABULARY), n_positions=24, n_embd=width, n_layer=layers, n_head=heads, initializer_range=0.06,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    with tqdm(range(steps), desc="train", unit="step") as bar:
-        for _ in bar:
-            sentences = data.draw(128)
-            logits = model(input_ids=sentences.ids, use_cache=False, logits_to_keep=1).logits[:, -1]
-            loss = nn.functional.cross_entropy(logits, sentences.io)
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return model.eval()
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        sentences = data.draw(count)
+        return sentences.ids, sentences.io
+
+    return last_token.train(
+        draw, vocabulary=len(VOCABULARY), columns=24, layers=layers, heads=heads, width=width, steps=steps
+    )
 
 
 @torch.no_grad()

@@ -19,14 +19,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
+import last_token
 import torch
 import typer
 from figures import report
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
 from intervene import (
     BoundlessRotatedSpaceIntervention,
@@ -103,25 +103,14 @@ def train(layers: int, width: int, steps: int, examples: int, seed: int) -> GPT2
     """A GPT-2 trained to answer."""
     torch.manual_seed(seed)
     ids, labels = prompts(examples, seed + 1)
-    config = GPT2Config(
-        vocab_size=PRICES + len(WORDS), n_positions=len(PROMPT), n_embd=width, n_layer=layers, n_head=4,
-        initializer_range=0.06, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = GPT2LMHeadModel(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    with tqdm(range(steps), desc="train", unit="step") as bar:
-        for _ in bar:
-            rows = torch.randint(len(ids), (128,))
-            logits = model(input_ids=ids[rows], use_cache=False, logits_to_keep=1).logits[:, -1]
-            loss = nn.functional.cross_entropy(logits, labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return model.eval()
+
+    def draw(count: int) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(ids), (count,))
+        return ids[rows], labels[rows]
+
+    return last_token.train(
+        draw, vocabulary=PRICES + len(WORDS), columns=len(PROMPT), layers=layers, heads=4, width=width, steps=steps
+    )
 
 
 @torch.no_grad()
