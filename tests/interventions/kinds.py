@@ -56,6 +56,17 @@ def half(width: int) -> int:
     return (width + 1) // 2
 
 
+# What the others derive from.
+ABSTRACT = {
+    pv.Intervention,
+    pv.TrainableIntervention,
+    pv.SharedWeightsTrainableIntervention,
+    pv.ConstantSourceIntervention,
+    pv.SourcelessIntervention,
+    pv.BasisAgnosticIntervention,
+    pv.TemperedIntervention,
+}
+
 KINDS: dict[str, Kind] = {
     "vanilla": Kind(lambda n: pv.VanillaIntervention(embed_dim=n), swap=True),
     "vanilla-constant": Kind(lambda n: pv.VanillaIntervention(source_representation=torch.randn(n)), source=False),

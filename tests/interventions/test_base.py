@@ -16,6 +16,8 @@ from intervene.errors import (
     UnknownInterventionError,
 )
 
+from .kinds import ABSTRACT
+
 BASE = torch.arange(24.0).reshape(2, 3, 4)
 SOURCE = -BASE - 1
 
@@ -250,17 +252,8 @@ OWN = [
     for name, value in vars(pv).items()
     if name.endswith("Intervention") and isinstance(value, type) and issubclass(value, pv.Intervention)
 ]
-# What the others derive from, and the wrapper of a function, whose operation is the caller's.
-BASES = {
-    pv.Intervention,
-    pv.TrainableIntervention,
-    pv.SharedWeightsTrainableIntervention,
-    pv.ConstantSourceIntervention,
-    pv.SourcelessIntervention,
-    pv.BasisAgnosticIntervention,
-    pv.TemperedIntervention,
-    pv.FunctionIntervention,
-}
+# With the wrapper of a function, whose operation is the caller's.
+BASES = {*ABSTRACT, pv.FunctionIntervention}
 
 
 @pytest.mark.parametrize("kind", [kind for kind in OWN if kind not in BASES], ids=lambda kind: kind.__name__)
