@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -35,7 +35,6 @@ class LlamaLike(Adapter):
 
     base = "model"
     blocks = "model.layers"
-    config_class: ClassVar[str]
 
     def components(self, config: Any) -> Table:
         return {"block_input": Input(), **self.attention(config), **self.mlp(config), "block_output": Output()}
@@ -67,4 +66,4 @@ class LlamaLike(Adapter):
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
         defaults = {**TINY, **heads, "intermediate_size": 40, "initializer_range": 0.2}
-        return build(cls.config_class, model or cls.models[1], cls.models, seed, defaults, config)
+        return build(model or cls.models[1], cls.models, seed, defaults, config)

@@ -13,7 +13,6 @@ from intervene.errors import MissingDependencyError, UnsupportedModelError, did_
 
 
 def build(
-    config_class: str,
     model_class: str,
     known: Sequence[str],
     seed: int,
@@ -22,14 +21,19 @@ def build(
 ) -> nn.Module:
     """A seeded model of transformers in eval mode; torch's global random state is as before afterwards.
 
+    Args:
+        model_class: its class, which knows the class of its config.
+        known: the model classes of the family.
+        defaults: values of the config that ``overrides`` go before.
+
     Raises:
         MissingDependencyError: transformers is not installed.
         UnsupportedModelError: not a model class of the family.
     """
     select(model_class, known)
-    transformers = library("transformers", "hf")
-    config = getattr(transformers, config_class)(**{**defaults, **overrides})
-    return seeded(seed, lambda: getattr(transformers, model_class)(config))
+    made: Any = getattr(library("transformers", "hf"), model_class)
+    config = made.config_class(**{**defaults, **overrides})
+    return seeded(seed, lambda: made(config))
 
 
 def select(model_class: str, known: Sequence[str]) -> str:

@@ -137,7 +137,5 @@ class Blip(Adapter):
         text |= {"encoder_hidden_size": 24, "vocab_size": 61, "max_position_embeddings": 64}
         text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
         whole = {"text_config": text, "vision_config": vision, "image_text_hidden_size": 12, "initializer_range": 0.2}
-        own = {"BlipVisionModel": ("BlipVisionConfig", vision), "BlipTextModel": ("BlipTextConfig", text)}
-        own["BlipTextLMHeadModel"] = own["BlipTextModel"]
-        config_class, defaults = own.get(name, ("BlipConfig", whole))
-        return build(config_class, name, cls.models, seed, defaults, config)
+        own = {"BlipVisionModel": vision, "BlipTextModel": text, "BlipTextLMHeadModel": text}
+        return build(name, cls.models, seed, own.get(name, whole), config)

@@ -50,7 +50,6 @@ class Dinov2(ViT):
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         name = model or "Dinov2ForImageClassification"
-        registers = "WithRegisters" in name
         defaults = {
             "image_size": 8,
             "patch_size": 4,
@@ -62,7 +61,6 @@ class Dinov2(ViT):
             "attention_probs_dropout_prob": 0.1,
             "num_labels": 5,
             "initializer_range": 0.2,
-            **({"num_register_tokens": 2} if registers else {}),
+            **({"num_register_tokens": 2} if "WithRegisters" in name else {}),
         }
-        config_class = "Dinov2WithRegistersConfig" if registers else "Dinov2Config"
-        return build(config_class, name, cls.models, seed, defaults, config)
+        return build(name, cls.models, seed, defaults, config)

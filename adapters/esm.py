@@ -71,4 +71,4 @@ class Esm(Adapter):
             "num_labels": 4,
             "initializer_range": 0.2,
         }
-        return build("EsmConfig", model or "EsmForMaskedLM", cls.models, seed, defaults, config)
+        return build(model or "EsmForMaskedLM", cls.models, seed, defaults, config)

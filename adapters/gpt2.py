@@ -64,4 +64,4 @@ class GPT2(Adapter):
         special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         # GPT-2's own 0.02 leaves the blocks of so narrow a model next to nothing to add to the stream.
         defaults = {**small, **special, "num_labels": 3, "initializer_range": 0.2}
-        return build("GPT2Config", model or "GPT2LMHeadModel", cls.models, seed, defaults, config)
+        return build(model or "GPT2LMHeadModel", cls.models, seed, defaults, config)

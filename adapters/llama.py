@@ -9,7 +9,6 @@ from ._decoders import LlamaLike
 
 class Llama(LlamaLike):
     family = "llama"
-    config_class = "LlamaConfig"
     models = (
         "LlamaModel",
         "LlamaForCausalLM",

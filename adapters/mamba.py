@@ -58,4 +58,4 @@ class Mamba(Adapter):
         small = {"vocab_size": 61, "hidden_size": 24, "state_size": 5, "num_hidden_layers": 3, "time_step_rank": 3}
         special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         defaults = {**small, **special, "initializer_range": 0.2}
-        return build("MambaConfig", model or "MambaForCausalLM", cls.models, seed, defaults, config)
+        return build(model or "MambaForCausalLM", cls.models, seed, defaults, config)

@@ -50,4 +50,4 @@ class Mamba2(Mamba):
         grouped = {"num_heads": 6, "head_dim": 8, "n_groups": 2}
         special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
         defaults = {**small, **grouped, **special, "initializer_range": 0.2}
-        return build("Mamba2Config", model or "Mamba2ForCausalLM", cls.models, seed, defaults, config)
+        return build(model or "Mamba2ForCausalLM", cls.models, seed, defaults, config)

@@ -11,7 +11,6 @@ from ._decoders import LlamaLike
 
 class Mistral(LlamaLike):
     family = "mistral"
-    config_class = "MistralConfig"
     models = (
         "MistralModel",
         "MistralForCausalLM",

@@ -21,7 +21,6 @@ _LOGITS = Function("mlp.gate", (torch.nn.functional.linear,), None, "router logi
 
 class Mixtral(LlamaLike):
     family = "mixtral"
-    config_class = "MixtralConfig"
     models = (
         "MixtralModel",
         "MixtralForCausalLM",

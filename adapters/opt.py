@@ -52,4 +52,4 @@ class OPT(Adapter):
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         sizes = {"num_attention_heads": 3, "ffn_dim": 40, "init_std": 0.2}
-        return build("OPTConfig", model or "OPTForCausalLM", cls.models, seed, {**TINY, **sizes}, config)
+        return build(model or "OPTForCausalLM", cls.models, seed, {**TINY, **sizes}, config)

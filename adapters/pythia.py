@@ -66,4 +66,4 @@ class Pythia(Adapter):
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
         sizes = {"num_attention_heads": 3, "intermediate_size": 40, "rotary_pct": 0.5}
         defaults = {**TINY, **sizes, "initializer_range": 0.2}
-        return build("GPTNeoXConfig", model or "GPTNeoXForCausalLM", cls.models, seed, defaults, config)
+        return build(model or "GPTNeoXForCausalLM", cls.models, seed, defaults, config)

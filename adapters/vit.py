@@ -63,7 +63,6 @@ class ViT(Adapter):
 
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
-        name = model or "ViTForImageClassification"
         defaults = {
             "image_size": 8,
             "patch_size": 4,
@@ -77,4 +76,4 @@ class ViT(Adapter):
             "num_labels": 5,
             "initializer_range": 0.2,
         }
-        return build("DeiTConfig" if name.startswith("DeiT") else "ViTConfig", name, cls.models, seed, defaults, config)
+        return build(model or "ViTForImageClassification", cls.models, seed, defaults, config)
