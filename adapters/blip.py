@@ -6,38 +6,19 @@ A text block attends to its own sequence, then to the image's (the answer's deco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from intervene.adapter import Adapter, Table, Tower, token_ids
+from intervene.adapter import Table, Tower
 from intervene.lenses import Chunk, FlatGrid, Narrow, Transposed
 from intervene.ports import Input, Output
 from intervene.tables import attention
 
 from ._bert import bert_attention, bert_mlp
-from ._images import images
-from ._tiny import build
-
-# Where each model class holds each tower's root; "" where the model is the root.
-ROOTS: Mapping[str, Mapping[str, str]] = {
-    "BlipForConditionalGeneration": {"vision": "vision_model", "text_decoder": "text_decoder"},
-    "BlipForQuestionAnswering": {
-        "vision": "vision_model",
-        "text_encoder": "text_encoder",
-        "text_decoder": "text_decoder",
-    },
-    "BlipForImageTextRetrieval": {"vision": "vision_model", "text_encoder": "text_encoder"},
-    "BlipVisionModel": {"vision": ""},
-    "BlipTextModel": {"text_encoder": ""},
-    "BlipTextLMHeadModel": {"text_decoder": ""},
-}
+from ._blip_models import ROOTS, BlipModels
 
 
-class Blip(Adapter):
+class Blip(BlipModels):
     family = "blip"
     models = tuple(ROOTS)
 
@@ -83,7 +64,7 @@ class Blip(Adapter):
         return list(self._towers())
 
     def _towers(self) -> Iterator[Tower]:
-        config, roots = self.config, self._roots(self.model)
+        config, roots = self.config, self.roots_of(self.model)
         if (root := roots.get("vision")) is not None:
             yield Tower("vision", "encoder.layers", self.components(config), self.outside(config), root)
         if (root := roots.get("text_encoder")) is not None:
@@ -94,48 +75,3 @@ class Blip(Adapter):
             yield Tower("text_decoder", "bert.encoder.layer", self.text(config), outside, root)
         if self.known_as == "BlipForImageTextRetrieval":
             yield Tower(None, "", {}, {"logits": Output("itm_head")})
-
-    @classmethod
-    def _roots(cls, model: nn.Module) -> Mapping[str, str]:
-        return ROOTS.get(cls.class_name(model) or "", {})
-
-    @classmethod
-    def config_of(cls, model: nn.Module) -> Any:
-        """A tower's own model has the tower's config alone."""
-        towers = cls._roots(model)
-        if "" not in towers.values():
-            return model.config
-        return SimpleNamespace(**{"vision_config" if "vision" in towers else "text_config": model.config})
-
-    @classmethod
-    def example_inputs(
-        cls, model: nn.Module, rows: int = 2, columns: int = 6, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        towers, config = cls._roots(model), cls.config_of(model)
-        inputs = {}
-        if "vision" in towers:
-            inputs["pixel_values"] = images(rows, 3, config.vision_config.image_size, generator)
-        if towers.keys() - {"vision"}:
-            ids = token_ids(config.text_config.vocab_size, rows, columns, generator)
-            # What generate puts there itself.
-            ids[:, 0] = config.text_config.bos_token_id
-            inputs["input_ids"] = ids
-            if "vision" not in towers:
-                shape = (rows, columns, config.text_config.encoder_hidden_size)
-                inputs["encoder_hidden_states"] = torch.randn(shape, generator=generator)
-            if len(towers) == 3:
-                inputs["decoder_input_ids"] = ids.flip(1)
-        return inputs
-
-    @classmethod
-    def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
-        name = model or cls.models[0]
-        shared = {"hidden_size": 24, "initializer_range": 0.2}
-        vision = {**shared, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 3}
-        vision |= {"image_size": 8, "patch_size": 4}
-        text = {**shared, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-        text |= {"encoder_hidden_size": 24, "vocab_size": 61, "max_position_embeddings": 64}
-        text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
-        whole = {"text_config": text, "vision_config": vision, "image_text_hidden_size": 12, "initializer_range": 0.2}
-        own = {"BlipVisionModel": vision, "BlipTextModel": text, "BlipTextLMHeadModel": text}
-        return build(name, cls.models, seed, own.get(name, whole), config)
