@@ -181,7 +181,8 @@ def _last_logits(adapted: Adapted, inputs: Mapping[str, Any]) -> Tensor:
 
 def _corrupted_logits(adapted: Adapted, inputs: Mapping[str, Tensor], noise: GaussianNoise) -> Tensor:
     rows = {n: v.expand(noise.samples, *v.shape[1:]) for n, v in inputs.items()}
-    with adapted.session(writes=corruption(adapted, noise)(range(noise.samples))):
+    columns = inputs["input_ids"].shape[1]
+    with adapted.session(writes=corruption(adapted, noise, columns)(range(noise.samples), 0)):
         return _last_logits(adapted, rows)
 
 

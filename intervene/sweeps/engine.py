@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +20,7 @@ from ..sites import Site, Values
 from .branching import Branching, repeated
 from .metrics import Metric, measure
 from .plan import Cell
+from .prefix import Prefix, divisible, lots, prefix_of
 
 GROWING, BATCH, LOOP = "growing batch", "batch", "loop"
 
@@ -33,18 +34,25 @@ class Runs:
         sources: what is written at each site: (rows, ...) as the site sees it, or a number.
         corruption: writes that every run gets, as functions of a site's first ``rows`` rows tiled.
         metric: measured on each cell's rows.
+        prefix: what lies before the patched columns; None where every run computes all columns.
     """
 
     adapted: Adapted
     inputs: dict[str, Any]
     rows: int
     sources: Mapping[Site, Tensor | float]
-    corruption: Callable[[Sequence[int]], list[tuple[Site, Written]]]
+    corruption: Callable[[Sequence[int], int], list[tuple[Site, Written]]]
     metric: Metric
     attention: str | None
+    prefix: Prefix | None = None
 
-    def forward(self, cells: Sequence[Cell], growing: bool) -> Tensor:
-        """Logits of the base rows and of each cell's rows after them: (rows * (1 + cells), ...)."""
+    def forward(self, cells: Sequence[Cell], growing: bool, first: int = 0) -> Tensor:
+        """Logits of the base rows and of each cell's rows after them: (rows * (1 + cells), ...).
+
+        Args:
+            growing: let rows join at the block where they first differ.
+            first: the column to begin at, with the prefix before it.
+        """
         joining: dict[int, list[int]] = {}
         origins = list(range(self.rows))
         for cell in cells:
@@ -58,34 +66,51 @@ class Runs:
             if joining and adapter is not None
             else nullcontext()
         )
+        inputs = repeated(self.inputs, self.rows, origins)
+        if first and self.prefix is not None:
+            joined = list(origins)
+            batches = [list(joined := joined + joining.get(layer, [])) for layer in range(len(self.prefix.layers))]
+            inputs = self.prefix.continued(inputs, first, batches)
         firsts = range(self.rows, self.rows * (1 + len(cells)), self.rows)
         with branching:
-            return self._call(origins, list(zip(firsts, cells, strict=True)))
+            return self._call(inputs, origins, list(zip(firsts, cells, strict=True)), first)
 
     def alone(self, cell: Cell | None) -> Tensor:
         """Logits of one cell's rows, or of the base's, in a forward that has no other rows: (rows, ...)."""
-        return self._call(range(self.rows), [] if cell is None else [(0, cell)])
+        return self._call(self.inputs, range(self.rows), [] if cell is None else [(0, cell)])
 
-    def _call(self, origins: Sequence[int], placed: Sequence[tuple[int, Cell]]) -> Tensor:
+    def found_prefix(self, columns: int, layers: int) -> Prefix | None:
+        """The prefix that the base run leaves, of a model that keeps one."""
+        model = self.adapted.model
+        if not (accepts(model, "past_key_values") and accepts(model, "use_cache")):
+            return None
+        writes = self.corruption(range(self.rows), 0)
+        with torch.no_grad(), self.adapted.session(writes=writes, attention=self.attention):
+            return prefix_of(model(**{**self.inputs, "use_cache": True}), columns, layers)
+
+    def _call(
+        self, inputs: Mapping[str, Any], origins: Sequence[int], placed: Sequence[tuple[int, Cell]], first: int = 0
+    ) -> Tensor:
         """Logits of a forward that starts with copies of the rows ``origins`` and has each cell at its first row."""
-        writes = [*self.corruption(origins), *self._patches(placed)]
-        return run_once(self.adapted, repeated(self.inputs, self.rows, origins), writes, self.attention)[0]
+        writes = [*self.corruption(origins, first), *self._patches(placed, first)]
+        return run_once(self.adapted, inputs, writes, self.attention)[0]
 
-    def _patches(self, placed: Sequence[tuple[int, Cell]]) -> list[tuple[Site, Written]]:
+    def _patches(self, placed: Sequence[tuple[int, Cell]], column: int) -> list[tuple[Site, Written]]:
         """One write for each site, for all cells that write there."""
         by_site: dict[Site, list[tuple[int, Cell]]] = {}
         for first, cell in placed:
             for site in cell.sites:
                 by_site.setdefault(site, []).append((first, cell))
-        return [(site, self._patch(site, those)) for site, those in by_site.items()]
+        return [(site, self._patch(site, those, column)) for site, those in by_site.items()]
 
-    def _patch(self, site: Site, cells: Sequence[tuple[int, Cell]]) -> Written:
+    def _patch(self, site: Site, cells: Sequence[tuple[int, Cell]], column: int) -> Written:
         source = self.sources[site]
 
         def write(part: Tensor) -> Tensor:
             # `part` is the session's own copy, so it can be filled in place.
             for (head, positions), rows, origins in _groups(cells, self.rows):
-                index = self._index(site, part, rows, head, positions)
+                here = positions if positions is None else [[p - column for p in each] for each in positions]
+                index = self._index(site, part, rows, head, here)
                 if isinstance(source, Tensor):
                     at = self._index(site, part, origins, head, positions)
                     part[index] = source.to(part.device, part.dtype)[at]
@@ -148,19 +173,26 @@ def run(
             on_done(1)
         return base, samples
     chunk = max(1, memory // max(1, bytes_a_row * runs.rows))
-    for begin in range(0, len(cells), chunk):
-        those = cells[begin : begin + chunk]
-        logits = runs.forward(those, growing=method == GROWING)
+    for number, (first, those) in enumerate(_chunks(runs, cells, chunk)):
+        logits = runs.forward(those, growing=method == GROWING, first=first)
         expected = runs.rows * (1 + len(those))
         if logits.shape[0] != expected:
             raise ShapeMismatchError(f"the forward gave {logits.shape[0]} rows of logits for {expected} runs")
         unpatched, *patched = torch.split(logits, runs.rows)
-        if begin == 0:
+        if number == 0:
             base = measure(runs.metric, unpatched)
         for cell, part in zip(those, patched, strict=True):
             samples[:, cell.index] = measure(runs.metric, part)
         on_done(len(those))
     return base, samples
+
+
+def _chunks(runs: Runs, cells: Sequence[Cell], size: int) -> Iterator[tuple[int, Sequence[Cell]]]:
+    """The cells of each forward, at most ``size`` of them, and the column that it begins at."""
+    whole: list[tuple[int, Sequence[Cell]]] = [(0, cells)]
+    for first, lot in whole if runs.prefix is None else lots(cells, runs.rows, runs.prefix.columns):
+        for begin in range(0, len(lot), size):
+            yield first, lot[begin : begin + size]
 
 
 def run_once(
@@ -216,6 +248,27 @@ def agrees(runs: Runs, cells: Sequence[Cell], key: Any) -> bool:
         return False
     _proven[model].add(key)
     return True
+
+
+def find_prefix(runs: Runs, cells: Sequence[Cell], columns: int, key: Any) -> tuple[Prefix | None, bool]:
+    """What lies before the patched columns, None where this sweep can't begin later; and whether the model is causal.
+
+    Once a model and kind of sweep, a run that begins at its column is checked against the whole run: at an early layer,
+    whose patch would reach the other columns of a model that isn't causal.
+    """
+    adapter = runs.adapted.adapter
+    if adapter is None or not divisible(runs.inputs, cells):
+        return None, True
+    latest, lot = max(lots(cells, runs.rows, columns), key=lambda each: each[0])
+    prefix = runs.found_prefix(columns, adapter.layers) if latest else None
+    model, known = runs.adapted.model, ("prefix", key)
+    if prefix is None or known in _proven.setdefault(model, set()):
+        return prefix, True
+    logits = replace(runs, prefix=prefix).forward(lot[:1], growing=True, first=latest)
+    if not close(logits[runs.rows :], runs.alone(lot[0])):
+        return None, False
+    _proven[model].add(known)
+    return prefix, True
 
 
 def close(first: Tensor, second: Tensor) -> bool:

@@ -66,29 +66,33 @@ def _rows(value: Tensor, rows: int) -> Tensor:
 
 
 def corruption(
-    adapted: Adapted, noise: GaussianNoise | None, tower: str | None = None
-) -> Callable[[Sequence[int]], list[tuple[Site, Written]]]:
-    """The writes that corrupt a forward, given which sample each of its first rows belongs to.
+    adapted: Adapted, noise: GaussianNoise | None, columns: int, tower: str | None = None
+) -> Callable[[Sequence[int], int], list[tuple[Site, Written]]]:
+    """The writes that corrupt a forward, given which sample each of its first rows belongs to and its first column.
 
     Raises:
         SweepError: noise in a tower that embeds no tokens.
     """
     if noise is None:
-        return lambda origins: []
+        return lambda origins, first: []
     if tower is not None and adapted.adapter is not None and adapted.adapter.load_spec().towers[tower].positions:
         raise SweepError(
             f"noise is drawn for embeddings of tokens, and the tower {tower} embeds none: give source= another "
             f"{tower} input instead"
         )
-    site = adapted.site("embedding_output", tower=tower).at(positions=list(noise.positions))
+    site, positions = adapted.site("embedding_output", tower=tower), list(noise.positions)
     drawn: list[Tensor] = []
 
-    def writes(origins: Sequence[int]) -> list[tuple[Site, Written]]:
+    def writes(origins: Sequence[int], first: int) -> list[tuple[Site, Written]]:
+        passing = [entry for entry, position in enumerate(positions) if position % columns >= first]
+        # A forward that begins later doesn't know the prompt's end by itself.
+        chosen = [positions[entry] % columns if first else positions[entry] for entry in passing]
+
         def add(part: Tensor) -> Tensor:
             if not drawn:
                 drawn.append(noise.draw(adapted.model, part.shape[-1]))
-            return part + drawn[0][list(origins)].to(part.device, part.dtype)
+            return part + drawn[0][list(origins)][:, passing].to(part.device, part.dtype)
 
-        return [(site, add)]
+        return [(site.at(positions=chosen), add)] if passing else []
 
     return writes

@@ -16,6 +16,7 @@ from ..sites import Site
 from . import engine, inputs, plan, sources
 from .metrics import Metric, describe, measure
 from .noise import GaussianNoise
+from .prefix import Prefix
 from .result import SweepResult
 
 GIB = 1 << 30
@@ -119,11 +120,21 @@ def sweep(
         batch.inputs,
         batch.rows,
         swept.values,
-        sources.corruption(adapted, noise, everywhere[0].tower),
+        sources.corruption(adapted, noise, batch.columns, everywhere[0].tower),
         batch.reading(metric),
         attention,
     )
-    used = method or _method(runs, grid, noise is not None)
+    kind = (
+        tuple(sorted({s.component for s in grid.sites})),
+        names,
+        runs.rows > 1,
+        "attention_mask" in runs.inputs,
+        attention,
+        noise is not None,
+    )
+    used = method or _method(runs, grid, kind)
+    if used == engine.GROWING:
+        runs.prefix = _prefix(runs, grid, batch.columns, kind)
     weight = _bytes_a_run(adapted.model, runs.alone(None) if swept.logits is None else swept.logits, batch.columns)
     with tqdm(total=len(grid.cells), delay=1.0, disable=not progress, unit="run", desc="sweep") as bar:
         measured, samples = engine.run(runs, grid.cells, used, weight, memory, bar.update)
@@ -141,19 +152,11 @@ def sweep(
     )
 
 
-def _method(runs: engine.Runs, grid: plan.Plan, noisy: bool) -> str:
+def _method(runs: engine.Runs, grid: plan.Plan, kind: tuple[Any, ...]) -> str:
     """The fastest way that agrees with single runs."""
     adapter = runs.adapted.adapter
     growing = adapter is not None and any(cell.start is not None for cell in grid.cells)
     wanted = engine.GROWING if growing else engine.BATCH
-    kind = (
-        tuple(sorted({s.component for s in grid.sites})),
-        tuple(a.name for a in grid.axes),
-        runs.rows > 1,
-        "attention_mask" in runs.inputs,
-        runs.attention,
-        noisy,
-    )
     try:
         if engine.agrees(runs, grid.cells, kind):
             return wanted
@@ -167,6 +170,19 @@ def _method(runs: engine.Runs, grid: plan.Plan, noisy: bool) -> str:
         stacklevel=3,
     )
     return engine.LOOP
+
+
+def _prefix(runs: engine.Runs, grid: plan.Plan, columns: int, kind: tuple[Any, ...]) -> Prefix | None:
+    """What the runs share before their patched columns, where the model is causal."""
+    prefix, causal = engine.find_prefix(runs, grid.cells, columns, kind)
+    if not causal:
+        warnings.warn(
+            "a run that begins at its patched column, after the cached ones, differs from the whole run, so every run "
+            "of this sweep computes all columns; that is slower",
+            SweepWarning,
+            stacklevel=3,
+        )
+    return prefix
 
 
 def _chosen(name: str, asked: Sequence[int] | None, size: int) -> list[int]:
