@@ -49,7 +49,8 @@ def sweep(
     """Run the base once for every cell of a grid with that cell's activation taken from the source, and measure.
 
     All runs share one forward whose batch grows (or a few, where memory is short), which two cells checked against
-    single runs confirm; where they disagree the runs are made one by one and a `SweepWarning` says so.
+    single runs confirm; where they disagree the runs are made one by one and a `SweepWarning` says so. Over positions
+    of a causal model they are up to four forwards, each of which begins at the first column that it patches.
 
     Args:
         model: a model in eval mode, or an `Adapted` one.
