@@ -48,13 +48,16 @@ class Clock:
         self._handed_on: Tensor | None = None
         self._caches = Caches()
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
+        self._within: FrameType | None = None
 
-    def attach(self, model: nn.Module, roots: Iterable[str]) -> list[Handle]:
+    def attach(self, model: nn.Module, roots: Iterable[str], within: FrameType | None = None) -> list[Handle]:
         """Start listening; the handles stop it.
 
         Args:
             roots: the module path of the root of each tower that is asked about and has a sequence of its own.
+            within: the call in whose course listening starts; a ``generate`` around it isn't asked about.
         """
+        self._within = within
         base = getattr(model, "base_model", model)
         begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, "", ())}
         if isinstance(base, nn.Module) and base is not model:
@@ -89,7 +92,7 @@ class Clock:
     def forget(self) -> None:
         """Let go of the calls of ``generate``, and of the inputs, that were seen."""
         self._generations.clear()
-        self._handed_on = None
+        self._handed_on = self._within = None
 
     def _begin(
         self,
@@ -147,7 +150,7 @@ class Clock:
 
     def _prompt_length(self, module: nn.Module, length: int) -> int:
         """The length of the prompt, which a later step of ``generate`` without a cache runs again and more."""
-        generation = _calls("generate", (module,))
+        generation = _calls("generate", (module,), self._within)
         if generation is None:
             return length
         known = self._generations.get(module)
@@ -168,11 +171,13 @@ def _tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return kwargs.get("input_ids", args[0] if args else None)
 
 
-def _calls(method: str, owners: list[nn.Module] | tuple[nn.Module, ...]) -> FrameType | None:
-    """The innermost running call of the ``method`` of one of ``owners``, if there is one."""
+def _calls(
+    method: str, owners: list[nn.Module] | tuple[nn.Module, ...], within: FrameType | None = None
+) -> FrameType | None:
+    """The innermost running call of the ``method`` of one of ``owners``, if there is one within the call ``within``."""
     # Under torch.compile there is no call stack to see.
     frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe(1)
-    while frame is not None:
+    while frame is not None and frame is not within:
         if frame.f_code.co_name == method:
             owner = frame.f_locals.get("self")
             if any(owner is each for each in owners):

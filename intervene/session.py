@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal
@@ -93,7 +94,7 @@ class Session:
                 self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
                 port.require(self._model)
-            self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""})
+            self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""}, sys._getframe(1))
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
         except BaseException:

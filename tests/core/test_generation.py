@@ -123,6 +123,24 @@ def test_two_calls_of_generate_in_one_session(adapted: Any, ids: Tensor) -> None
                 assert torch.equal(out, alone)
 
 
+def test_calls_of_ones_own_within_generate(adapted: Any, ids: Tensor) -> None:
+    """A session opened in the course of a generation is about the calls in it, whose prompts are their own."""
+    seen: list[Tensor] = []
+
+    def processor(tokens: Tensor, scores: Tensor) -> Tensor:
+        site = adapted.site("block_output", 0)
+        with adapted.session(reads=[site.at(positions=-1), site], keep="all") as session:
+            for columns in (3, 5):
+                adapted.model(input_ids=tokens[:, :columns], use_cache=False)
+        for last, whole in zip(session.values[site.at(positions=-1)], session.values[site], strict=True):
+            assert torch.equal(last, whole[:, -1:])
+            seen.append(last)
+        return scores
+
+    adapted.model.generate(ids, max_new_tokens=1, do_sample=False, logits_processor=[processor])
+    assert len(seen) == 2
+
+
 def test_a_whole_sites_tensor_covers_the_prompt(adapted: Any, ids: Tensor) -> None:
     """What is generated after it goes on without it; the same as listing the prompt's positions."""
     noise = torch.randn(2, 6, 24, generator=torch.Generator().manual_seed(0)) * 3
