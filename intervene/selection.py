@@ -139,10 +139,11 @@ class Selection(NamedTuple):
             SelectionError: an axis that is narrowed already, a repeated index, or a choice that isn't one.
         """
         asked = (rows, heads, positions, dims, call, expert)
-        return type(self)._make(
-            before if choice is None else _chosen(axis, before, choice)
-            for axis, before, choice in zip(self._fields, self, asked, strict=True)
-        )
+        chosen = list(self)
+        for index, choice in enumerate(asked):
+            if choice is not None:
+                chosen[index] = _chosen(self._fields[index], self[index], choice)
+        return Selection._make(chosen)
 
     def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = START) -> Picked | None:
         """The lens for an activation of ``shape`` with named ``axes``; None if its columns don't pass by now.
