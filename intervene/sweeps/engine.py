@@ -257,7 +257,7 @@ def find_prefix(runs: Runs, cells: Sequence[Cell], columns: int, key: Any) -> tu
     whose patch would reach the other columns of a model that isn't causal.
     """
     adapter = runs.adapted.adapter
-    if adapter is None or not divisible(runs.inputs, cells):
+    if adapter is None or not divisible(runs.inputs, cells, columns):
         return None, True
     latest, lot = max(lots(cells, runs.rows, columns), key=lambda each: each[0])
     prefix = runs.found_prefix(columns, adapter.layers) if latest else None

@@ -69,13 +69,16 @@ def prefix_of(output: Any, columns: int, layers: int) -> Prefix | None:
     return Prefix(type(cache), tuple((layer.keys, layer.values) for layer in held))
 
 
-def divisible(inputs: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
+def divisible(inputs: Mapping[str, Any], cells: Sequence[Cell], columns: int) -> bool:
     """Whether a sweep can begin at a later column: the last logits alone are wanted, each cell writes known columns
-    within the blocks, and every input is known to go by columns or not to."""
+    within the blocks, and every input is known to go by columns."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
     return (
         inputs.get("logits_to_keep") == 1
-        and {name for name, value in inputs.items() if isinstance(value, Tensor)} <= _KNOWN
-        and all(value.dim() == 2 for name, value in inputs.items() if name == "attention_mask")
+        and inputs.get("past_key_values") is None
+        and tensors.keys() <= _KNOWN
+        and all(value.shape[1:2] == (columns,) for value in tensors.values())
+        and ("attention_mask" not in tensors or tensors["attention_mask"].dim() == 2)
         and all(cell.positions and cell.start is not None for cell in cells)
         and all({"position", "query_position"} & set(s.axes or ()) for cell in cells for s in cell.sites)
     )

@@ -23,7 +23,7 @@ GIB = 1 << 30
 
 
 class SweepWarning(UserWarning):
-    """A sweep took a slower way than the growing batch; the message says why."""
+    """A sweep took a slower way than it takes of causal models whose batch can grow; the message says why."""
 
 
 def sweep(

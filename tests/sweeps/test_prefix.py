@@ -88,6 +88,10 @@ def test_noise(positions: list[int]) -> None:
     check(intervene.tiny("gpt2"), True, source=None, noise=GaussianNoise(positions, samples=3))
 
 
+def test_position_ids_go_by_columns() -> None:
+    check(intervene.tiny("gpt2"), True, base={"input_ids": BASE, "position_ids": torch.arange(2, 8)[None]})
+
+
 def test_patterns_have_all_keys() -> None:
     model = intervene.tiny("gpt2", attn_implementation="eager", initializer_range=0.3)
     check(model, True, component="attention_pattern", axes=("layer", "position"))
