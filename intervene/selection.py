@@ -143,7 +143,7 @@ class Selection(NamedTuple):
         for index, choice in enumerate(asked):
             if choice is not None:
                 chosen[index] = _chosen(self._fields[index], self[index], choice)
-        return Selection._make(chosen)
+        return type(self)._make(chosen)
 
     def resolve(self, shape: tuple[int, ...], axes: tuple[str, ...] | None, frame: Frame = START) -> Picked | None:
         """The lens for an activation of ``shape`` with named ``axes``; None if its columns don't pass by now.
