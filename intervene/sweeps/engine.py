@@ -160,11 +160,16 @@ def run(
     runs: Runs,
     cells: Sequence[Cell],
     method: str,
-    bytes_a_row: int,
+    bytes_a_row: Callable[[int], int],
     memory: int,
     on_done: Callable[[int], None],
 ) -> tuple[Tensor, Tensor]:
-    """The base run's measured examples, (rows,), and every cell's, (rows, cells) in the order of their indices."""
+    """The base run's measured examples, (rows,), and every cell's, (rows, cells) in the order of their indices.
+
+    Args:
+        bytes_a_row: what one more row of the batch needs in a forward that begins at the column given.
+        memory: how many bytes a forward's rows may take.
+    """
     samples = torch.empty(runs.rows, len(cells))
     if method == LOOP:
         base = measure(runs.metric, runs.alone(None))
@@ -172,8 +177,8 @@ def run(
             samples[:, cell.index] = measure(runs.metric, runs.alone(cell))
             on_done(1)
         return base, samples
-    chunk = max(1, memory // max(1, bytes_a_row * runs.rows))
-    for number, (first, those) in enumerate(_chunks(runs, cells, chunk)):
+    chunks = _chunks(runs, cells, lambda first: max(1, memory // max(1, bytes_a_row(first) * runs.rows)))
+    for number, (first, those) in enumerate(chunks):
         logits = runs.forward(those, growing=method == GROWING, first=first)
         expected = runs.rows * (1 + len(those))
         if logits.shape[0] != expected:
@@ -187,10 +192,11 @@ def run(
     return base, samples
 
 
-def _chunks(runs: Runs, cells: Sequence[Cell], size: int) -> Iterator[tuple[int, Sequence[Cell]]]:
-    """The cells of each forward, at most ``size`` of them, and the column that it begins at."""
+def _chunks(runs: Runs, cells: Sequence[Cell], most: Callable[[int], int]) -> Iterator[tuple[int, Sequence[Cell]]]:
+    """The cells of each forward and the column that it begins at, ``most`` of which says how many fit."""
     whole: list[tuple[int, Sequence[Cell]]] = [(0, cells)]
     for first, lot in whole if runs.prefix is None else lots(cells, runs.rows, runs.prefix.columns):
+        size = most(first)
         for begin in range(0, len(lot), size):
             yield first, lot[begin : begin + size]
 

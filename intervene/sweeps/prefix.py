@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .plan import Cell
@@ -31,11 +30,9 @@ class Prefix:
     """The base run's keys and values.
 
     Attributes:
-        kind: the class of the cache that the model fills.
         layers: each layer's keys and values, (rows, heads, columns, features).
     """
 
-    kind: type[Any]
     layers: tuple[tuple[Tensor, Tensor], ...]
 
     @property
@@ -49,10 +46,10 @@ class Prefix:
         Args:
             origins: for each layer, which of the base's rows each row of its batch is a copy of.
         """
-        cache = self.kind()
-        for layer, ((keys, values), rows) in enumerate(zip(self.layers, origins, strict=True)):
-            index = torch.tensor(list(rows), device=keys.device)
-            cache.update(keys[:, :, :first].index_select(0, index), values[:, :, :first].index_select(0, index), layer)
+        # Only a model of transformers' leaves such a prefix.
+        from .prefix_cache import prefix_cache
+
+        cache = prefix_cache(self.layers, first, origins)
         cut = {name: value[:, first:] if name in _BY_COLUMN else value for name, value in inputs.items()}
         return {**cut, "past_key_values": cache, "use_cache": True}
 
@@ -62,11 +59,13 @@ def prefix_of(output: Any, columns: int, layers: int) -> Prefix | None:
     sliding window or a recurrent state."""
     cache = getattr(output, "past_key_values", None)
     held = list(getattr(cache, "layers", ()))
-    if len(held) != layers or any(type(layer).__name__ != "DynamicLayer" for layer in held):
+    if type(cache).__name__ != "DynamicCache" or len(held) != layers:
+        return None
+    if any(type(layer).__name__ != "DynamicLayer" for layer in held):
         return None
     if any(layer.keys.shape[-2] != columns for layer in held):
         return None
-    return Prefix(type(cache), tuple((layer.keys, layer.values) for layer in held))
+    return Prefix(tuple((layer.keys, layer.values) for layer in held))
 
 
 def divisible(inputs: Mapping[str, Any], cells: Sequence[Cell], columns: int) -> bool:

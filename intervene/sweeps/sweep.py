@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -136,7 +137,8 @@ def sweep(
     used = method or _method(runs, grid, kind)
     if used == engine.GROWING:
         runs.prefix = _prefix(runs, grid, batch.columns, kind)
-    weight = _bytes_a_run(adapted.model, runs.alone(None) if swept.logits is None else swept.logits, batch.columns)
+    logits = runs.alone(None) if swept.logits is None else swept.logits
+    weight = partial(_bytes_a_run, adapted.model, logits, batch.columns)
     with tqdm(total=len(grid.cells), delay=1.0, disable=not progress, unit="run", desc="sweep") as bar:
         measured, samples = engine.run(runs, grid.cells, used, weight, memory, bar.update)
     samples = samples.reshape(batch.rows, *grid.shape)
@@ -214,8 +216,10 @@ def _size(adapted: Adapted, site: Site, what: str, batch: inputs.Batch, attentio
     return int(value.shape[find_axis(what, site.axes, value.dim())])
 
 
-def _bytes_a_run(model: nn.Module, logits: Tensor, columns: int) -> int:
-    """An estimate of what one more row of the batch needs at its peak, logits included."""
+def _bytes_a_run(model: nn.Module, logits: Tensor, columns: int, first: int) -> int:
+    """An estimate of what one more row of the batch needs at its peak, in its blocks or at its logits, from column
+    ``first`` on."""
     width = int(getattr(getattr(model, "config", None), "hidden_size", 1024))
-    activations = 24 * columns * width
-    return int((activations + 4 * logits[0].numel()) * logits.element_size())
+    # A block's own, of which GPT-2's many-stepped GELU makes most, and one layer's keys and values before that.
+    activations = (24 * (columns - first) + 4 * first) * width
+    return int(max(activations, 4 * logits[0].numel()) * logits.element_size())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -142,3 +143,27 @@ def test_lots_are_neighbours_and_complete() -> None:
 def test_equals_the_loop_by_hand(case: Case) -> None:
     expected: Tensor = case.oracle()
     torch.testing.assert_close(case.sweep().samples, expected, atol=2e-4, rtol=1e-4)
+
+
+def peak_bytes(layers: int) -> int:
+    """The most bytes that a sweep's tensors take at once, patching the first block of a model of that many layers."""
+    from torch.profiler import ProfilerActivity, profile
+
+    model = intervene.tiny("gpt2", n_layer=layers, n_embd=64, n_head=4)
+    ids = torch.arange(48)[None] % 40
+    sweep: dict[str, Any] = {
+        "base": {"input_ids": ids},
+        "source": {"input_ids": ids.flip(1)},
+        "metric": Probability(7),
+        "layers": [0],
+        "progress": False,
+    }
+    intervene.sweep(model, **sweep)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        assert intervene.sweep(model, **sweep).method == "growing batch"
+    held = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(held))
+
+
+def test_memory_does_not_grow_with_the_layers_that_keys_are_handed_to() -> None:
+    assert peak_bytes(12) < 1.3 * peak_bytes(2)
