@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from . import guards
 from .errors import PortError
 from .ports import Callback, Handle, Port, as_tensor, entry, with_entry
+from .shadow import shadow
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Function(Port):
             guards.require_eager(model, self.path, str(self))
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        return _Attached(_shadow(guards.hookable(model, self.path)), self, callback)
+        return _Attached(guards.hookable(model, self.path), self, callback)
 
     def __str__(self) -> str:
         return f"{self.label} in {self.path or 'model'}"
@@ -103,7 +104,7 @@ class Call(Port):
         module = guards.hookable(model, self.path)
         for name in self.names:
             _namespace(module, name, self)
-        return _Attached(_shadow(module), self, callback, [_stand_in(module, name, self) for name in self.names])
+        return _Attached(module, self, callback, [_stand_in(module, name, self) for name in self.names])
 
     def __str__(self) -> str:
         what = f"argument {self.argument!r}" if self.argument else "result" + _entry_text(self.index)
@@ -165,29 +166,23 @@ class _FunctionWatch(TorchFunctionMode):
         return not port.with_result_of or any(args[-1] is each and args[0].shape == each.shape for each in made)
 
 
-class _Shadow:
-    """Stands before a module's ``forward`` and says, while it runs, which of its calls are watched.
-
-    A pair of hooks would leave torch's mode on its stack when an exception passes between them; ``with`` cannot.
-    """
+class _Watch:
+    """Runs a module's forward and says, meanwhile, which of its calls are watched."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
         self.torch_calls = _FunctionWatch(module)
         self.calls: list[tuple[Call, Callback]] = []
         self._counts: Counter[str] = Counter()
-        self._own = module.__dict__.get("forward")
-        self._forward = module.forward
-        module.__dict__["forward"] = self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # A pair of hooks would leave torch's mode on its stack when an exception passes between them.
         with ExitStack() as stack:
             if self.torch_calls.watched:
                 stack.enter_context(self.torch_calls)
             if self.calls:
                 self._counts.clear()
                 stack.enter_context(_running.around(self))
-            return self._forward(*args, **kwargs)
+            return forward(*args, **kwargs)
 
     def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call ``function``, with its arguments and its result shown to those who watch it."""
@@ -209,37 +204,30 @@ class _Shadow:
                     result = _with_result(result, port.index, callback, port)
         return result
 
-    def remove(self, port: Function | Call, callback: Callback) -> None:
-        """Stop showing calls to ``callback``; with the last one gone the module has its own forward again."""
-        watched: list[Any] = self.calls if isinstance(port, Call) else self.torch_calls.watched
-        watched.remove((port, callback))
-        # Somebody may have put another shadow over this one.
-        if self.calls or self.torch_calls.watched or self.module.__dict__.get("forward") is not self:
-            return
-        if self._own is None:
-            del self.module.__dict__["forward"]
-        else:
-            self.module.__dict__["forward"] = self._own
-
-
-def _shadow(module: nn.Module) -> _Shadow:
-    found = module.__dict__.get("forward")
-    return found if isinstance(found, _Shadow) else _Shadow(module)
-
 
 class _Attached:
-    """The handle of a `Function` or `Call`."""
+    """The handle of a `Function` or `Call`: all of a module share one watch."""
 
     def __init__(
-        self, shadow: _Shadow, port: Function | Call, callback: Callback, stand_ins: Sequence[_StandIn] = ()
+        self, module: nn.Module, port: Function | Call, callback: Callback, stand_ins: Sequence[_StandIn] = ()
     ) -> None:
-        self._shadow, self._port, self._callback = shadow, port, callback
+        self._shadow = shadow(module)
+        found = [around for around in self._shadow.runners if isinstance(around, _Watch)]
+        self._watch = found[0] if found else _Watch(module)
+        if not found:
+            self._shadow.runners.append(self._watch)
+        self._port, self._callback = port, callback
         self._stand_ins = stand_ins
-        watched: list[Any] = shadow.calls if isinstance(port, Call) else shadow.torch_calls.watched
-        watched.append((port, callback))
+        self._watched.append((port, callback))
+
+    @property
+    def _watched(self) -> list[Any]:
+        return self._watch.calls if isinstance(self._port, Call) else self._watch.torch_calls.watched
 
     def remove(self) -> None:
-        self._shadow.remove(self._port, self._callback)
+        self._watched.remove((self._port, self._callback))
+        if not self._watch.calls and not self._watch.torch_calls.watched:
+            self._shadow.remove(self._watch)
         for stand_in in self._stand_ins:
             stand_in.release()
 
@@ -247,11 +235,11 @@ class _Attached:
 class _Running(threading.local):
     """The shadowed forward that runs in this thread, the innermost of several; None where calls are nobody's."""
 
-    innermost: _Shadow | None = None
+    innermost: _Watch | None = None
 
     @contextmanager
-    def around(self, shadow: _Shadow | None) -> Iterator[None]:
-        outer, self.innermost = self.innermost, shadow
+    def around(self, watch: _Watch | None) -> Iterator[None]:
+        outer, self.innermost = self.innermost, watch
         try:
             yield
         finally:

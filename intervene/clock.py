@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from threading import get_ident
 from types import FrameType
 from typing import Any
 
@@ -16,6 +17,7 @@ from .checkpointing import recomputing
 from .paths import way
 from .ports import Handle, parameter_names
 from .selection import START, Frame
+from .shadow import Around
 
 # The arguments that hand a model what earlier calls computed.
 _CACHES = ("past_key_values", "cache_params", "inference_params")
@@ -30,9 +32,9 @@ _KEPT = ("logits_to_keep", "num_last_tokens")
 class Clock:
     """Counts the model's forwards and reads from each one's arguments where in the sequence it stands.
 
-    It listens on the model and on its base (transformers' ``base_model``), because a caller may run the bare base, and
-    on the root of each tower that is asked about, because generation may run that alone. What the model itself calls
-    belongs to the model's forward.
+    It runs the forwards of the model and of its base (transformers' ``base_model``), because a caller may run the bare
+    base, and of the root of each tower that is asked about, because generation may run that alone. What the model
+    itself calls belongs to the model's forward.
 
     Attributes:
         forwards: how many began.
@@ -44,8 +46,7 @@ class Clock:
         self.grad = False
         self._frames: dict[str, Frame] = {}
         self._roots: set[str] = set()
-        self._listened: list[nn.Module] = []
-        self._handed_on: Tensor | None = None
+        self._depths: dict[int, int] = {}
         self._caches = Caches()
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
         self._within: FrameType | None = None
@@ -59,21 +60,15 @@ class Clock:
         """
         self._within = within
         base = getattr(model, "base_model", model)
-        begins: dict[nn.Module, Callable[..., None]] = {model: partial(self._begin, "", ())}
-        if isinstance(base, nn.Module) and base is not model:
-            begins[base] = self._begin_base
-        around = tuple(begins)
+        listened: dict[nn.Module, str] = {model: ""}
+        if isinstance(base, nn.Module):
+            listened[base] = ""
         for path in roots:
             root = way(model, path)[-1]
-            if root not in around:
+            if root not in listened:
                 self._roots.add(path)
-                begins[root] = partial(self._begin, path, around)
-        self._listened = list(begins)
-        handles: list[Handle] = [m.register_forward_pre_hook(b, with_kwargs=True) for m, b in begins.items()]
-        if "cache_params" in parameter_names(type(model).forward):
-            # The cache of a recurrent model has no length to ask for.
-            handles += [m.register_forward_hook(self._end) for m in (model, base) if m in begins]
-        return handles
+                listened[root] = path
+        return [Around(module, partial(self._run, module, path)) for module, path in listened.items()]
 
     def frame(self, root: str) -> Frame:
         """Where in its sequence the last forward of the module at ``root`` stands; the model where it has none of its
@@ -83,44 +78,34 @@ class Clock:
     @property
     def running(self) -> bool:
         """Whether a forward that counts is under way in this thread; what torch.compile traces is part of one."""
-        return torch.compiler.is_compiling() or _calls("_call_impl", self._listened) is not None
-
-    def tick(self) -> None:
-        """Note that a tensor came by in the running forward; a base that is called after it may be a caller's."""
-        self._handed_on = None
+        return torch.compiler.is_compiling() or self._depths.get(_thread(), 0) > 0
 
     def forget(self) -> None:
-        """Let go of the calls of ``generate``, and of the inputs, that were seen."""
+        """Let go of the calls of ``generate`` that were seen."""
         self._generations.clear()
-        self._handed_on = self._within = None
+        self._within = None
 
-    def _begin(
-        self,
-        root: str,
-        around: tuple[nn.Module, ...],
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        if recomputing():
-            return
-        if not around or _calls("_call_impl", around) is None:
-            self.forwards += 1
-            self.grad = torch.is_grad_enabled()
-        self._frames[root] = self._stand(module, args, kwargs)
-        if not root:
-            self._handed_on = _tokens(args, kwargs)
+    def _run(self, module: nn.Module, root: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        thread = _thread()
+        depth = self._depths.get(thread, 0)
+        # Within the model's forward the model's own arguments say more than its base's: how many logits it keeps.
+        stands = (root or not depth) and not recomputing()
+        if stands:
+            if not depth:
+                self.forwards += 1
+                self.grad = torch.is_grad_enabled()
+            self._frames[root] = self._stand(module, args, kwargs)
+        self._depths[thread] = depth + 1
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            self._depths[thread] = depth
+        if stands and not root:
+            self._note(output)
+        return output
 
-    def _begin_base(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # Within the model's forward the model's own arguments say more: how many logits it keeps. That it hands on the
-        # very tensor it was given tells so at once, the call stack in every case.
-        handed_on, self._handed_on = self._handed_on, None
-        if (handed_on is not None and _tokens(args, kwargs) is handed_on) or recomputing():
-            return
-        if _calls("_call_impl", self._listened[:1]) is None:
-            self._begin("", (), module, args, kwargs)
-
-    def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _note(self, output: Any) -> None:
+        """Note how far the sequence stands in the cache of a recurrent model, which has no length to ask for."""
         cache = getattr(output, "cache_params", None)
         frame = self.frame("")
         if cache is not None and frame.length is not None and frame.counted:
@@ -150,7 +135,7 @@ class Clock:
 
     def _prompt_length(self, module: nn.Module, length: int) -> int:
         """The length of the prompt, which a later step of ``generate`` without a cache runs again and more."""
-        generation = _calls("generate", (module,), self._within)
+        generation = _generate(module, self._within)
         if generation is None:
             return length
         known = self._generations.get(module)
@@ -167,20 +152,17 @@ def _first(passed: Mapping[str, Any], names: Iterable[str]) -> Any:
     return None
 
 
-def _tokens(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    return kwargs.get("input_ids", args[0] if args else None)
+def _thread() -> int:
+    """This thread's number; torch.compile, which can't trace the question, has one for all."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
-def _calls(
-    method: str, owners: list[nn.Module] | tuple[nn.Module, ...], within: FrameType | None = None
-) -> FrameType | None:
-    """The innermost running call of the ``method`` of one of ``owners``, if there is one within the call ``within``."""
+def _generate(owner: nn.Module, within: FrameType | None) -> FrameType | None:
+    """The innermost running call of ``owner.generate``, if there is one within the call ``within``."""
     # Under torch.compile there is no call stack to see.
     frame: FrameType | None = None if torch.compiler.is_compiling() else sys._getframe(1)
     while frame is not None and frame is not within:
-        if frame.f_code.co_name == method:
-            owner = frame.f_locals.get("self")
-            if any(owner is each for each in owners):
-                return frame
+        if frame.f_code.co_name == "generate" and frame.f_locals.get("self") is owner:
+            return frame
         frame = frame.f_back
     return None

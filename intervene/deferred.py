@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .guards import hookable
-from .ports import Callback, Handle, Port, as_tensor, parameter_names
+from .ports import Callback, Handle, Port, as_tensor, of, parameter_names
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class StreamInput(Port):
             rest = {name: value for name, value in kwargs.items() if name not in (first, second)}
             return (new, None, *args[2:]), rest
 
-        return hookable(model, self.path).register_forward_pre_hook(hook, with_kwargs=True)
+        owner = hookable(model, self.path)
+        return owner.register_forward_pre_hook(of(owner, hook), with_kwargs=True)
 
     def __str__(self) -> str:
         return f"stream into {self.path or 'the model'}"
@@ -47,7 +48,8 @@ class StreamOutput(Port):
             new = callback(_stream(output[0], output[1], self))
             return None if new is None else (new, None)
 
-        return hookable(model, self.path).register_forward_hook(hook)
+        owner = hookable(model, self.path)
+        return owner.register_forward_hook(of(owner, hook))
 
     def __str__(self) -> str:
         return f"stream out of {self.path or 'the model'}"

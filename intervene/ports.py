@@ -96,7 +96,8 @@ class Input(Port):
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
-        return hookable(model, self.path).register_forward_pre_hook(hook, with_kwargs=True)
+        module = hookable(model, self.path)
+        return module.register_forward_pre_hook(of(module, hook), with_kwargs=True)
 
     def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
         if self.name is None and args:
@@ -130,12 +131,21 @@ class Output(Port):
             return None if new is None else with_entry(output, self.index, new)
 
         module = hookable(model, self.path)
-        handle = module.register_forward_hook(hook)
+        handle = module.register_forward_hook(of(module, hook))
         _before_recorders(module, handle.id)
         return handle
 
     def __str__(self) -> str:
         return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "") + _which(self.call)
+
+
+def of(module: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
+    """``hook``, deaf to copies of ``module``: torch copies a module with its hooks, and a copy is nobody's."""
+
+    def hears(called: nn.Module, *rest: Any) -> Any:
+        return hook(called, *rest) if called is module else None
+
+    return hears
 
 
 def _which(call: int | None) -> str:

@@ -156,7 +156,6 @@ class _Dispatch:
 
     def __call__(self, whole: Tensor) -> Tensor | None:
         session, clock = self._session, self._session._clock
-        clock.tick()
         again = recomputing()
         call = self._count(clock)
         changed = None
