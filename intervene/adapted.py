@@ -297,7 +297,7 @@ def adapt(model: nn.Module, adapter: type[Adapter] | None = None) -> Adapted:
             module paths as sites.
 
     Raises:
-        UnsupportedModelError: a model that hooks cannot tell the truth about (compiled, DataParallel).
+        UnsupportedModelError: a model that hooks cannot tell the truth about (DataParallel).
     """
     bare = unwrapped(model)
     chosen = adapter if adapter is not None else registry.find(bare)

@@ -15,7 +15,7 @@ from .errors import GradientCheckpointingError
 
 def recomputing() -> bool:
     """Whether this code runs inside a backward pass, as it does when checkpointing recomputes a forward."""
-    return bool(torch._C._current_graph_task_id() != -1)
+    return not torch.compiler.is_compiling() and bool(torch._C._current_graph_task_id() != -1)
 
 
 def checkpointing() -> bool:

@@ -39,7 +39,7 @@ class AmbiguousCallError(InterveneError, RuntimeError):
 
 
 class UnsupportedModelError(InterveneError, TypeError):
-    """The model as handed in cannot be hooked faithfully (compiled, DataParallel, ...)."""
+    """The model as handed in cannot be hooked faithfully (DataParallel, compiled in parts, ...)."""
 
 
 class AttentionImplementationError(InterveneError, RuntimeError):

@@ -21,7 +21,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module whose hooks fire when ``model`` is called.
 
     Raises:
-        UnsupportedModelError: not a module, compiled, replicated by DataParallel, or prompted by PEFT's virtual tokens.
+        UnsupportedModelError: not a module, replicated by DataParallel, or prompted by PEFT's virtual tokens.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
@@ -35,10 +35,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if any(c.__name__ in _PEFT for c in type(model).__mro__):
         return _without_peft(model)
     if type(model).__name__ == _WRAPPER:
-        raise UnsupportedModelError(
-            "hooks added to a model that torch.compile has compiled are silently ignored: adapt the model that "
-            "you compiled (compiled._orig_mod), and call that one or compile it inside the session"
-        )
+        return unwrapped(model._orig_mod)  # type: ignore[arg-type]
     return model
 
 
@@ -56,24 +53,25 @@ def _without_peft(wrapper: Any) -> nn.Module:
 def hookable(model: nn.Module, path: str) -> nn.Module:
     """The module at ``path``, whose hooks will fire.
 
+    A compiled model is traced again in a session, which runs its forward; what is compiled within it isn't.
+
     Raises:
-        UnsupportedModelError: the module or one around it was compiled in place with ``module.compile()``, or one
-            around it is what ``torch.compile`` returned.
+        UnsupportedModelError: the module or one around it, short of the model, was compiled in place with
+            ``module.compile()``, or is what ``torch.compile`` returned.
     """
     modules = way(model, path)
-    for depth, module in enumerate(modules):
-        if type(module).__name__ == _WRAPPER and depth < len(modules) - 1:
+    for depth, module in enumerate(modules[1:], 1):
+        wrapped = type(module).__name__ == _WRAPPER and depth < len(modules) - 1
+        if wrapped or module._compiled_call_impl is not None:
             prefix = ".".join(path.split(".")[:depth])
-            raise UnsupportedModelError(
-                f"{prefix} was compiled with torch.compile, and hooks added inside it after its first call are "
-                f"silently ignored: put back the module that you compiled, model.get_submodule({prefix!r})._orig_mod"
+            mend = (
+                f"put back the module that you compiled, model.get_submodule({prefix!r})._orig_mod"
+                if wrapped
+                else f"set model.get_submodule({prefix!r})._compiled_call_impl = None first"
             )
-        if module._compiled_call_impl is not None:
-            prefix = ".".join(path.split(".")[:depth])
             raise UnsupportedModelError(
-                f"{prefix or 'the model'} was compiled in place, and hooks added after its first call are "
-                f"silently ignored: work on the model before .compile(), or set "
-                f"model.get_submodule({prefix!r})._compiled_call_impl = None first"
+                f"{prefix} was compiled on its own, and hooks added after its first call are silently ignored: compile "
+                f"the whole model, or {mend}"
             )
     return modules[-1]
 

@@ -136,7 +136,10 @@ class Session:
                     else f"{forwards} forward(s) ran and none passed there"
                 )
                 if guards.compiled_something():
-                    where += "; what torch.compile made before is deaf to hooks: call torch.compile inside the session"
+                    where += (
+                        "; torch.compile's own copies of a part of the model or of a method are deaf to hooks: compile "
+                        "the whole model, or call torch.compiler.reset() first"
+                    )
                 raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
 
 

@@ -30,20 +30,44 @@ def test_only_modules_are_adapted() -> None:
 # torch.compile
 
 
-def test_a_compiled_model_is_refused(gpt2: nn.Module) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"silently ignored: adapt the model .* \(compiled._orig_mod\)"):
-        intervene.adapt(torch.compile(gpt2, backend="eager"))  # type: ignore[arg-type]
+@pytest.fixture
+def from_scratch() -> Iterator[None]:
+    """Nothing compiled before or after."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
 
 
-@pytest.mark.parametrize("path", ["", "transformer", "transformer.h.1", "transformer.h.1.mlp"])
+def test_a_compiled_model_is_the_model_that_was_compiled(gpt2: nn.Module) -> None:
+    assert intervene.adapt(torch.compile(gpt2, backend="eager")).model is gpt2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", ["transformer", "transformer.h.1", "transformer.h.1.mlp"])
 def test_a_module_compiled_in_place_is_refused(path: str, ids: Tensor) -> None:
     model = intervene.tiny("gpt2")
     model.get_submodule(path).compile(backend="eager")
     adapted = intervene.adapt(model)
-    with pytest.raises(UnsupportedModelError, match=f"{path or 'the model'} was compiled in place"):
+    with pytest.raises(UnsupportedModelError, match=f"{path} was compiled on its own"):
         adapted.read("layer.1.mlp_output", input_ids=ids)
     with pytest.raises(UnsupportedModelError), adapted.session(writes={"layer.1.mlp_output": 0.0}):
         pass
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.usefixtures("from_scratch")
+def test_a_model_compiled_in_place(toy: nn.Module, x: Tensor) -> None:
+    """A session runs its forward, so that torch traces it again with the hooks, and knows the plain one afterwards."""
+    adapted, plain = intervene.adapt(toy), toy(x)
+    with adapted.session(writes={"second.input": lambda h: h * 2}):
+        expected = toy(x)
+    hidden = adapted.read(["second.input"], x)["second.input"]
+    toy.compile(backend="eager")
+    with torch.no_grad():
+        assert torch.equal(toy(x), plain)
+        with adapted.session(writes={"second.input": lambda h: h * 2}):
+            assert torch.equal(toy(x), expected)
+        assert torch.equal(adapted.read(["second.input"], x)["second.input"], hidden)
+        assert torch.equal(toy(x), plain)
 
 
 def test_a_compiled_module_elsewhere_does_not_matter(ids: Tensor) -> None:
@@ -55,8 +79,8 @@ def test_a_compiled_module_elsewhere_does_not_matter(ids: Tensor) -> None:
 def test_the_mend_that_the_message_names(ids: Tensor) -> None:
     model = intervene.tiny("gpt2")
     plain = model(ids).logits
-    model.compile(backend="eager")
-    model.get_submodule("")._compiled_call_impl = None
+    model.get_submodule("transformer.h.1").compile(backend="eager")
+    model.get_submodule("transformer.h.1")._compiled_call_impl = None
     with intervene.adapt(model).session(writes={"layer.1.mlp_output": lambda h: h}):
         assert torch.equal(model(ids).logits, plain)
 
@@ -68,6 +92,7 @@ def test_a_compiled_wrapper_within_a_model_is_refused(toy: Any, x: Tensor) -> No
     assert len(intervene.adapt(toy).read(["second.input"], x)) == 1
 
 
+@pytest.mark.usefixtures("from_scratch")
 def test_compiling_within_a_session(toy: nn.Module, x: Tensor) -> None:
     """The hooks are traced with the model: as uncompiled. Afterwards torch compiles again, without them."""
     adapted = intervene.adapt(toy)
@@ -81,18 +106,37 @@ def test_compiling_within_a_session(toy: nn.Module, x: Tensor) -> None:
             assert torch.equal(compiled(x), expected)
         assert torch.equal(session.values["second.input"], eager.values["second.input"])
         assert torch.equal(compiled(x), plain)
-    torch.compiler.reset()
 
 
-def test_a_model_that_was_compiled_before_is_never_silently_plain(toy: nn.Module, x: Tensor) -> None:
-    """torch ignores the hooks that come later; the session says at exit that they did not fire."""
-    compiled = torch.compile(toy, backend="eager")
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.usefixtures("from_scratch")
+def test_compiling_in_one_graph_within_a_session(ids: Tensor) -> None:
+    """Nothing of a session breaks the graph: positions, several sites, reads and functions."""
+    model = intervene.tiny("gpt2")
+    adapted = intervene.adapt(model)
+    writes: dict[Any, Any] = {
+        adapted.site("block_output", 1).at(positions=-1): 0.0,
+        "layer.0.attention_output": lambda h: h * 2,
+    }
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        with adapted.session(reads=["layer.0.mlp_output"], writes=writes) as eager:
+            expected = model(ids).logits
+        with adapted.session(reads=["layer.0.mlp_output"], writes=writes) as session:
+            assert torch.equal(compiled(ids).logits, expected)
+        assert torch.equal(session.values["layer.0.mlp_output"], eager.values["layer.0.mlp_output"])
+        assert torch.equal(compiled(ids).logits, model(ids).logits)
+
+
+@pytest.mark.usefixtures("from_scratch")
+def test_a_method_that_was_compiled_before_is_never_silently_plain(toy: nn.Module, x: Tensor) -> None:
+    """It has the class's forward, which no session runs; the session says at exit that its hooks did not fire."""
+    compiled = torch.compile(toy.forward, backend="eager")
     with torch.no_grad():
         compiled(x)
         session = intervene.adapt(toy).session(writes={"second.input": 0.0})
-        with pytest.raises(intervene.NeverFiredError, match=r"second.input"), session:
+        with pytest.raises(intervene.NeverFiredError, match=r"second.input.*compile the whole model"), session:
             compiled(x)
-    torch.compiler.reset()
 
 
 # Wrappers for several devices.

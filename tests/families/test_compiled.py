@@ -1,4 +1,4 @@
-"""torch.compile inside a session traces every site's reads and writes along; compiled before, it says what to do."""
+"""A compiled model is traced in each session, with every site's reads and writes, and is plain afterwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 import intervene
-from intervene.errors import NeverFiredError, UnsupportedModelError
 
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
 
@@ -83,14 +82,38 @@ def test_calls_of_one_module_are_counted_in_a_compiled_forward() -> None:
         assert all(torch.equal(value, wanted) for value, wanted in zip(values, found[0], strict=True))
 
 
-def test_compiled_before_the_session() -> None:
-    """Never silently the plain model: neither is what was compiled adapted, nor does it run in a session unnoticed."""
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_compiled_before_its_sessions() -> None:
+    """Each session is traced anew, up to torch's limit; after that the model runs uncompiled within them."""
     model: Any = intervene.tiny("llama", num_hidden_layers=1)
     compiled: Any = torch.compile(model, backend="eager")
-    with torch.no_grad():
-        compiled(PROMPT)
-    with pytest.raises(UnsupportedModelError, match="compile it inside the session"):
-        intervene.adapt(compiled)
-    session = intervene.adapt(model).session(writes={"layer.0.mlp_output": 0.0})
-    with torch.no_grad(), pytest.raises(NeverFiredError, match=r"call torch\.compile inside the session"), session:
-        compiled(PROMPT)
+    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=3):
+        plain = compiled(PROMPT).logits
+        for number in range(5):
+            found = []
+            for called in (model, compiled):
+                value = torch.full((model.config.hidden_size,), float(number))
+                with intervene.adapt(called).session(writes={"layer.0.mlp_output": value}):
+                    found.append(called(PROMPT).logits)
+            assert torch.equal(*found)
+            assert torch.equal(compiled(PROMPT).logits, plain)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_gradients_through_a_compiled_model() -> None:
+    """To a value that is written, to what is read, and to the weights."""
+    model: Any = intervene.tiny("gpt2", n_layer=1)
+    compiled: Any = torch.compile(model, backend="aot_eager")
+    site = intervene.adapt(model)["layer.0.mlp_output"].at(positions=[1, -1])
+    found = []
+    for called in (model, compiled):
+        added = torch.full((model.config.n_embd,), 0.3, requires_grad=True)
+        session = intervene.adapt(called).session(
+            reads=["layer.0.attention_output"], writes={site: lambda part, by=added: part + by}, grad=True
+        )
+        with session:
+            loss = called(PROMPT, labels=PROMPT).loss
+            loss = loss + session.values["layer.0.attention_output"].pow(2).sum()
+        found.append(torch.autograd.grad(loss, [added, model.transformer.wte.weight]))
+    assert found[0][0].abs().sum() > 0
+    torch.testing.assert_close(*found)
