@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import guards
 from .errors import PortError
+from .paths import way
 from .ports import Callback, Handle, Port, as_tensor, entry, with_entry
 from .shadow import shadow
 
@@ -51,7 +52,7 @@ class Function(Port):
             guards.require_eager(model, self.path, str(self))
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        return _Attached(guards.hookable(model, self.path), self, callback)
+        return _Attached(way(model, self.path)[-1], self, callback)
 
     def __str__(self) -> str:
         return f"{self.label} in {self.path or 'model'}"
@@ -101,7 +102,7 @@ class Call(Port):
     updated: bool = False
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        module = guards.hookable(model, self.path)
+        module = way(model, self.path)[-1]
         for name in self.names:
             _namespace(module, name, self)
         return _Attached(module, self, callback, [_stand_in(module, name, self) for name in self.names])

@@ -114,7 +114,8 @@ class Clock:
     def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         passed = kwargs
         if args:
-            passed = {**dict(zip(parameter_names(type(module).forward), args, strict=False)), **kwargs}
+            names = parameter_names(type(module).forward)
+            passed = {**{names[i]: arg for i, arg in enumerate(args[: len(names)])}, **kwargs}
         past, tokens = _first(passed, _CACHES), _first(passed, _TOKENS)
         offset = 0 if past is None else self._caches.length(past)
         length = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .guards import hookable
+from .paths import way
 from .ports import Callback, Handle, Port, as_tensor, of, parameter_names
 
 
@@ -32,7 +32,7 @@ class StreamInput(Port):
             rest = {name: value for name, value in kwargs.items() if name not in (first, second)}
             return (new, None, *args[2:]), rest
 
-        owner = hookable(model, self.path)
+        owner = way(model, self.path)[-1]
         return owner.register_forward_pre_hook(of(owner, hook), with_kwargs=True)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class StreamOutput(Port):
             new = callback(_stream(output[0], output[1], self))
             return None if new is None else (new, None)
 
-        owner = hookable(model, self.path)
+        owner = way(model, self.path)[-1]
         return owner.register_forward_hook(of(owner, hook))
 
     def __str__(self) -> str:

@@ -39,7 +39,7 @@ class AmbiguousCallError(InterveneError, RuntimeError):
 
 
 class UnsupportedModelError(InterveneError, TypeError):
-    """The model as handed in cannot be hooked faithfully (DataParallel, compiled in parts, ...)."""
+    """The model as handed in cannot be hooked faithfully (DataParallel, ...)."""
 
 
 class AttentionImplementationError(InterveneError, RuntimeError):

@@ -50,32 +50,6 @@ def _without_peft(wrapper: Any) -> nn.Module:
     return unwrapped(wrapper.base_model.model)
 
 
-def hookable(model: nn.Module, path: str) -> nn.Module:
-    """The module at ``path``, whose hooks will fire.
-
-    A compiled model is traced again in a session, which runs its forward; what is compiled within it isn't.
-
-    Raises:
-        UnsupportedModelError: the module or one around it, short of the model, was compiled in place with
-            ``module.compile()``, or is what ``torch.compile`` returned.
-    """
-    modules = way(model, path)
-    for depth, module in enumerate(modules[1:], 1):
-        wrapped = type(module).__name__ == _WRAPPER and depth < len(modules) - 1
-        if wrapped or module._compiled_call_impl is not None:
-            prefix = ".".join(path.split(".")[:depth])
-            mend = (
-                f"put back the module that you compiled, model.get_submodule({prefix!r})._orig_mod"
-                if wrapped
-                else f"set model.get_submodule({prefix!r})._compiled_call_impl = None first"
-            )
-            raise UnsupportedModelError(
-                f"{prefix} was compiled on its own, and hooks added after its first call are silently ignored: compile "
-                f"the whole model, or {mend}"
-            )
-    return modules[-1]
-
-
 def compiled_something() -> bool:
     """Whether torch.compile has compiled anything in this process, by its own count; of what, it doesn't say."""
     counts = getattr(sys.modules.get("torch._dynamo.utils"), "counters", {})

@@ -18,8 +18,8 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 from .errors import PortError, SelectionError
-from .guards import hookable
 from .lenses import Lens
+from .paths import way
 
 Callback = Callable[[Tensor], Tensor | None]
 
@@ -57,6 +57,11 @@ class Port(ABC):
     def under(self, prefix: str) -> Port:
         """The same port with ``prefix`` before its module path."""
         return replace(self, path=f"{prefix}.{self.path}" if prefix and self.path else prefix or self.path)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the modules that it is attached to."""
+        return (self.path,)
 
     def require(self, model: nn.Module) -> None:  # noqa: B027 - most ports ask for nothing
         """Raise where the model, as it is set up now, would never let the tensor flow by here."""
@@ -96,7 +101,7 @@ class Input(Port):
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
-        module = hookable(model, self.path)
+        module = way(model, self.path)[-1]
         return module.register_forward_pre_hook(of(module, hook), with_kwargs=True)
 
     def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
@@ -130,7 +135,7 @@ class Output(Port):
             new = callback(as_tensor(entry(output, self.index, self), self))
             return None if new is None else with_entry(output, self.index, new)
 
-        module = hookable(model, self.path)
+        module = way(model, self.path)[-1]
         handle = module.register_forward_hook(of(module, hook))
         _before_recorders(module, handle.id)
         return handle
@@ -161,6 +166,10 @@ class Either(Port):
     def under(self, prefix: str) -> Port:
         own = super().under(prefix)
         return replace(own, ports=tuple(port.under(prefix) for port in self.ports))  # type: ignore[call-arg]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for port in self.ports for path in port.paths)
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
         return _Handles([port.attach(model, callback) for port in self.ports])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UnsupportedModelError
-from .guards import hookable
+from .paths import way
 from .ports import Callback, Handle, Port
+from .shadow import Around
 
 RECURRENT = (nn.RNN, nn.GRU, nn.LSTM)
 
@@ -25,41 +27,32 @@ class Steps(Port):
     """
 
     def attach(self, model: nn.Module, callback: Callback) -> Handle:
-        module = hookable(model, self.path)
+        module = way(model, self.path)[-1]
         if not isinstance(module, RECURRENT):
             raise UnsupportedModelError(f"{self.path or 'the model'} is a {type(module).__name__}, no recurrent module")
         if module.bidirectional:
             raise UnsupportedModelError(
                 f"{self.path or 'the model'} is bidirectional: no step's state is the start of only the next one"
             )
-        return _Stepwise(module, self, callback)
+        return Around(module, _Stepwise(module, self, callback))
 
     def __str__(self) -> str:
         return f"{self.path or 'model'} step"
 
 
 class _Stepwise:
-    """Shadows a recurrent module's ``forward`` with one that runs a step at a time; the handle that takes it away."""
+    """Runs a recurrent module's ``forward`` a step at a time."""
 
     def __init__(self, module: nn.RNNBase, port: Steps, callback: Callback) -> None:
-        self._module, self._port, self._callback = module, port, callback
-        self._own = module.__dict__.get("forward")
-        self._forward = module.forward
-        module.__dict__["forward"] = self
+        self._batch_first, self._port, self._callback = module.batch_first, port, callback
 
-    def remove(self) -> None:
-        if self._own is None:
-            del self._module.__dict__["forward"]
-        else:
-            self._module.__dict__["forward"] = self._own
-
-    def __call__(self, input: Any, hx: Any = None) -> tuple[Tensor, Any]:
+    def __call__(self, forward: Callable[..., Any], input: Any, hx: Any = None) -> tuple[Tensor, Any]:
         if not isinstance(input, Tensor):
             raise UnsupportedModelError(f"{self._port}: a {type(input).__name__} has no common steps; pad it instead")
-        axis = 1 if self._module.batch_first and input.dim() == 3 else 0
+        axis = 1 if self._batch_first and input.dim() == 3 else 0
         outputs = []
         for step in torch.split(input, 1, dim=axis):
-            output, hx = self._forward(step, hx)
+            output, hx = forward(step, hx)
             new = self._callback((hx[0] if isinstance(hx, tuple) else hx)[-1])
             if new is not None:
                 output, hx = new.unsqueeze(axis), _with_last(hx, new)

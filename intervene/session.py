@@ -19,7 +19,9 @@ from .errors import (
     NeverFiredError,
     SessionError,
 )
+from .paths import way
 from .ports import Handle, Port
+from .shadow import Around
 from .sites import Site, Values
 from .taps import Read, Tap, Timed, Write
 
@@ -97,6 +99,10 @@ class Session:
             self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""}, sys._getframe(1))
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
+            if guards.compiled_something():
+                # What is compiled checks the forward of each module before it runs, but no hooks: it is traced anew.
+                hooked = {path for port in taps for path in port.paths}
+                self._handles += [Around(way(self._model, path)[-1], self._passes) for path in hooked]
         except BaseException:
             self._detach()
             raise
@@ -113,6 +119,9 @@ class Session:
         if kind is None:
             self._check_fired()
             self._awaited.check()
+
+    def _passes(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
 
     def _detach(self) -> None:
         # The last attached goes first, so that what shadows something else uncovers it again.
@@ -135,11 +144,6 @@ class Session:
                     if not forwards
                     else f"{forwards} forward(s) ran and none passed there"
                 )
-                if guards.compiled_something():
-                    where += (
-                        "; torch.compile's own copies of a part of the model or of a method are deaf to hooks: compile "
-                        "the whole model, or call torch.compiler.reset() first"
-                    )
                 raise NeverFiredError(f"{tap.site.address} ({tap.site.port}) never fired: {where}")
 
 

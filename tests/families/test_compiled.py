@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor
 
 import intervene
 
+# How often torch compiles one function; its name changed after torch 2.6.
+LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
 
 
@@ -87,7 +90,7 @@ def test_compiled_before_its_sessions() -> None:
     """Each session is traced anew, up to torch's limit; after that the model runs uncompiled within them."""
     model: Any = intervene.tiny("llama", num_hidden_layers=1)
     compiled: Any = torch.compile(model, backend="eager")
-    with torch.no_grad(), torch._dynamo.config.patch(recompile_limit=3):
+    with torch.no_grad(), torch._dynamo.config.patch({LIMIT: 3}):
         plain = compiled(PROMPT).logits
         for number in range(5):
             found = []
