@@ -68,9 +68,7 @@ class Runs:
         )
         inputs = repeated(self.inputs, self.rows, origins)
         if first and self.prefix is not None:
-            joined = list(origins)
-            batches = [list(joined := joined + joining.get(layer, [])) for layer in range(len(self.prefix.layers))]
-            inputs = self.prefix.continued(inputs, first, batches)
+            inputs = self.prefix.continued(inputs, first)
         firsts = range(self.rows, self.rows * (1 + len(cells)), self.rows)
         with branching:
             return self._call(inputs, origins, list(zip(firsts, cells, strict=True)), first)

@@ -40,18 +40,13 @@ class Prefix:
         """How many columns the base has."""
         return int(self.layers[0][0].shape[-2])
 
-    def continued(self, inputs: Mapping[str, Any], first: int, origins: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """``inputs`` from column ``first`` on, with a cache of the columns before.
-
-        Args:
-            origins: for each layer, which of the base's rows each row of its batch is a copy of.
-        """
+    def continued(self, inputs: Mapping[str, Any], first: int) -> dict[str, Any]:
+        """``inputs`` from column ``first`` on, with a cache of the columns before."""
         # Only a model of transformers' leaves such a prefix.
         from .prefix_cache import prefix_cache
 
-        cache = prefix_cache(self.layers, first, origins)
         cut = {name: value[:, first:] if name in _BY_COLUMN else value for name, value in inputs.items()}
-        return {**cut, "past_key_values": cache, "use_cache": True}
+        return {**cut, "past_key_values": prefix_cache(self.layers, first), "use_cache": True}
 
 
 def prefix_of(output: Any, columns: int, layers: int) -> Prefix | None:

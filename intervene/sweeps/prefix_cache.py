@@ -16,38 +16,30 @@ class PrefixLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     A layer's attention asks once. Were they kept as in generation, a forward's memory would grow with each layer.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: Sequence[int]) -> None:
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         """
         Args:
             keys: of the base's rows: (rows, heads, columns, features).
             values: shaped likewise.
-            rows: which of the base's rows each row of the batch is a copy of.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self.keys, self.values = self._before = (keys, values)
-        self._rows = rows
+        self.keys, self.values = keys, values
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The keys and values of all columns, those of the prefix first."""
-        keys, values = self._before
-        return self._after(keys, key_states), self._after(values, value_states)
-
-    def _after(self, held: Tensor, new: Tensor) -> Tensor:
-        alike = held.shape[0] == 1
-        copies = held.expand(len(self._rows), -1, -1, -1) if alike else held[torch.tensor(self._rows)]
-        return torch.cat([copies, new], dim=-2)
+        return _after(self.keys, key_states), _after(self.values, value_states)
 
 
-def prefix_cache(layers: Sequence[tuple[Tensor, Tensor]], columns: int, origins: Sequence[Sequence[int]]) -> Cache:
-    """A cache of the first ``columns`` of each layer's keys and values.
+def _after(held: Tensor, new: Tensor) -> Tensor:
+    """``new`` after ``held``, of whose rows its own are copies, all of them again and again."""
+    copies = held.expand(new.shape[0] // held.shape[0], *held.shape).flatten(0, 1)
+    return torch.cat([copies, new], dim=-2)
 
-    Args:
-        origins: for each layer, which of the base's rows each row of its batch is a copy of.
-    """
-    return Cache(
-        layers=[
-            PrefixLayer(keys[:, :, :columns], values[:, :, :columns], rows)
-            for (keys, values), rows in zip(layers, origins, strict=True)
-        ]
-    )
+
+def prefix_cache(layers: Sequence[tuple[Tensor, Tensor]], columns: int) -> Cache:
+    """A cache of the first ``columns`` of each layer's keys and values."""
+    return Cache(layers=[PrefixLayer(keys[:, :, :columns], values[:, :, :columns]) for keys, values in layers])
