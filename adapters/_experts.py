@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from intervene import guards
 from intervene.calls import Call
-from intervene.ports import Callback, Handle, Port, of
+from intervene.ports import Callback, Handle, Port, before
 
 _FILE = "transformers.integrations.moe"
 # Its two calls of one function are the experts' first and second projection.
@@ -62,8 +62,7 @@ class _OfExpert:
         self._expert, self._callback = expert, callback
         self._chosen = torch.empty(0)
         module = model.get_submodule(port.path)
-        note = module.register_forward_pre_hook(of(module, self._note), with_kwargs=True)
-        self._handles = [note, port.attach(model, self._show)]
+        self._handles = [before(module, self._note), port.attach(model, self._show)]
 
     def _note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # (tokens, choices) of experts' numbers: the second argument of every experts module's forward.

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .paths import way
-from .ports import Callback, Handle, Port, as_tensor, of, parameter_names
+from .ports import Callback, Handle, Port, after, as_tensor, before, parameter_names
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class StreamInput(Port):
             rest = {name: value for name, value in kwargs.items() if name not in (first, second)}
             return (new, None, *args[2:]), rest
 
-        owner = way(model, self.path)[-1]
-        return owner.register_forward_pre_hook(of(owner, hook), with_kwargs=True)
+        return before(way(model, self.path)[-1], hook)
 
     def __str__(self) -> str:
         return f"stream into {self.path or 'the model'}"
@@ -48,8 +47,7 @@ class StreamOutput(Port):
             new = callback(_stream(output[0], output[1], self))
             return None if new is None else (new, None)
 
-        owner = way(model, self.path)[-1]
-        return owner.register_forward_hook(of(owner, hook))
+        return after(way(model, self.path)[-1], hook)
 
     def __str__(self) -> str:
         return f"stream out of {self.path or 'the model'}"

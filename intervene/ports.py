@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .errors import PortError, SelectionError
 from .lenses import Lens
@@ -101,8 +102,7 @@ class Input(Port):
                 return (*args[:key], new, *args[key + 1 :]), kwargs
             return args, {**kwargs, key: new}
 
-        module = way(model, self.path)[-1]
-        return module.register_forward_pre_hook(of(module, hook), with_kwargs=True)
+        return before(way(model, self.path)[-1], hook)
 
     def _locate(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | str:
         if self.name is None and args:
@@ -136,7 +136,7 @@ class Output(Port):
             return None if new is None else with_entry(output, self.index, new)
 
         module = way(model, self.path)[-1]
-        handle = module.register_forward_hook(of(module, hook))
+        handle = after(module, hook)
         _before_recorders(module, handle.id)
         return handle
 
@@ -144,7 +144,17 @@ class Output(Port):
         return f"{self.path or 'model'} output" + (f" {self.index!r}" if self.index != 0 else "") + _which(self.call)
 
 
-def of(module: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
+def before(module: nn.Module, hook: Callable[..., Any]) -> Handle:
+    """Have ``hook(module, args, kwargs)`` called before the module's forward, and before no copy's."""
+    return module.register_forward_pre_hook(_of(module, hook), with_kwargs=True)
+
+
+def after(module: nn.Module, hook: Callable[..., Any]) -> RemovableHandle:
+    """Have ``hook(module, args, output)`` called after the module's forward, and after no copy's."""
+    return module.register_forward_hook(_of(module, hook))
+
+
+def _of(module: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
     """``hook``, deaf to copies of ``module``: torch copies a module with its hooks, and a copy is nobody's."""
 
     def hears(called: nn.Module, *rest: Any) -> Any:
