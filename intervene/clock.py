@@ -115,6 +115,7 @@ class Clock:
         passed = kwargs
         if args:
             names = parameter_names(type(module).forward)
+            # Not by zip, whose `strict` torch.compile couldn't trace in torch 2.6.
             passed = {**{names[i]: arg for i, arg in enumerate(args[: len(names)])}, **kwargs}
         past, tokens = _first(passed, _CACHES), _first(passed, _TOKENS)
         offset = 0 if past is None else self._caches.length(past)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # Hugging Face libraries read it once, when imported: tests take no model from a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -57,3 +58,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
+
+
+@pytest.fixture
+def from_scratch() -> Iterator[None]:
+    """Nothing that torch.compile made before the test is there in it, nor afterwards."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -31,14 +31,6 @@ def test_only_modules_are_adapted() -> None:
 # torch.compile
 
 
-@pytest.fixture
-def from_scratch() -> Iterator[None]:
-    """Nothing compiled before or after."""
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 def test_a_compiled_model_is_the_model_that_was_compiled(gpt2: nn.Module) -> None:
     assert intervene.adapt(torch.compile(gpt2, backend="eager")).model is gpt2  # type: ignore[arg-type]
 

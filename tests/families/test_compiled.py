@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +11,11 @@ from torch import Tensor
 
 import intervene
 
+pytestmark = [
+    pytest.mark.usefixtures("from_scratch"),
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`"),
+]
+
 # How often torch compiles one function; its name changed after torch 2.6.
 LIMIT = "recompile_limit" if hasattr(torch._dynamo.config, "recompile_limit") else "cache_size_limit"
 PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
@@ -19,13 +23,6 @@ PROMPT = torch.tensor([[5, 17, 9, 33], [21, 3, 8, 40]])
 
 def halved(part: Tensor) -> Tensor:
     return part * 0.5
-
-
-@pytest.fixture(autouse=True)
-def _from_scratch() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 # One block is compiled faster than three, and has every site.
@@ -85,7 +82,6 @@ def test_calls_of_one_module_are_counted_in_a_compiled_forward() -> None:
         assert all(torch.equal(value, wanted) for value, wanted in zip(values, found[0], strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_compiled_before_its_sessions() -> None:
     """Each session is traced anew, up to torch's limit; after that the model runs uncompiled within them."""
     model: Any = intervene.tiny("llama", num_hidden_layers=1)
@@ -102,7 +98,6 @@ def test_compiled_before_its_sessions() -> None:
             assert torch.equal(compiled(PROMPT).logits, plain)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_gradients_through_a_compiled_model() -> None:
     """To a value that is written, to what is read, and to the weights."""
     model: Any = intervene.tiny("gpt2", n_layer=1)
