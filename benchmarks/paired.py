@@ -18,6 +18,7 @@ import platform
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
+from random import Random
 from statistics import median, quantiles
 from time import perf_counter, process_time
 from typing import Any
@@ -44,7 +45,10 @@ def _clock() -> Callable[[], float]:
 
 
 def rounds(variants: Mapping[str, Callable[[], Any]], repeats: int, inner: int = 1, warmup: int = 1) -> Times:
-    """Seconds per call of each variant, one entry a round; every round starts at the next variant.
+    """Seconds per call of each variant, one entry a round.
+
+    Every round has an order of its own, drawn from a seed: what ran just before has thrown some of a variant's code out
+    of the processor's caches, and in one order it would always be the same that pays for the same other.
 
     Args:
         variants: what is timed, by name.
@@ -56,12 +60,12 @@ def rounds(variants: Mapping[str, Callable[[], Any]], repeats: int, inner: int =
     for name in names:
         seconds(variants[name], warmup)
     times: Times = {name: [] for name in names}
+    order = Random(0)
     gc.collect()
     gc.disable()
     try:
-        for turn in range(repeats):
-            shift = turn % len(names)
-            for name in names[shift:] + names[:shift]:
+        for _ in range(repeats):
+            for name in order.sample(names, len(names)):
                 times[name].append(seconds(variants[name], inner))
     finally:
         gc.enable()
