@@ -18,7 +18,7 @@ from .errors import UnknownSiteError, did_you_mean, nearest
 from .guards import unwrapped
 from .placement import usable_device, usable_dtype
 from .ports import Input, Output, Port
-from .session import Keep, Session, Stop, Written, pairs
+from .session import Keep, Session, Stop, Written
 from .sites import Site, Sites, Values
 
 _ADDRESS = re.compile(r"(?:(?P<tower>\w+)\.)??(?:layer\.(?P<layer>-?\d+)\.)?(?P<component>\w+)")
@@ -179,9 +179,8 @@ class Adapted:
         Raises:
             NeverFiredError: as `read`.
         """
-        given = list(sites)
-        asked = [self._resolve(s) for s in given]
-        proven = all(s.axes is not None or s.selection.call is not None for s in asked)
+        asked = {spelling: self._resolve(spelling) for spelling in sites}
+        proven = all(s.axes is not None or s.selection.call is not None for s in asked.values())
         session = Session(
             self.model,
             asked,
@@ -190,7 +189,6 @@ class Adapted:
             dtype=None if dtype is None else usable_dtype(dtype),
             attention=attention,
             stop=proven,
-            spelled=_spelled(given, asked),
             towers=self._roots,
         )
         # Stop: every value is here, and the rest of the call would only cost time.
@@ -227,26 +225,26 @@ class Adapted:
             ShapeMismatchError: in the forward, a value that does not fit; both shapes are named.
             PlacementError: a device that isn't there, or a dtype that is none.
         """
-        given = list(reads)
-        asked = [self._resolve(s) for s in given]
+        # A dict first: to ask for a Mapping takes longer.
+        given = writes.items() if isinstance(writes, (dict, Mapping)) else writes
+        asked = {spelling: self._resolve(spelling) for spelling in reads}
         return Session(
             self.model,
             asked,
-            [(self._resolve(site), value) for site, value in pairs(writes)],
+            [(self._resolve(site), value) for site, value in given],
             grad=grad,
             keep=keep,
             device=None if device is None else usable_device(device),
             dtype=None if dtype is None else usable_dtype(dtype),
             attention=attention,
-            spelled=_spelled(given, asked),
             towers=self._roots,
         )
 
     def _resolve(self, site: Site | str) -> Site:
-        if isinstance(site, str):
-            return self[site]
         if isinstance(site, Site):
             return site
+        if isinstance(site, str):
+            return self[site]
         raise TypeError(f"expected a site or an address, found {type(site).__name__}")
 
     def _module_site(self, address: str, path: str, port_type: type[Input] | type[Output]) -> Site:
@@ -281,11 +279,6 @@ class Adapted:
     def __repr__(self) -> str:
         family = self.adapter.family if self.adapter is not None else "no family"
         return f"<Adapted {type(self.model).__name__} ({family}): {self.layers} layers, {len(self.sites)} sites>"
-
-
-def _spelled(given: Iterable[Site | str], asked: Iterable[Site]) -> dict[str, Site]:
-    """The sites by the addresses that the caller wrote."""
-    return {spelling: site for spelling, site in zip(given, asked, strict=True) if isinstance(spelling, str)}
 
 
 def adapt(model: nn.Module, adapter: type[Adapter] | None = None) -> Adapted:

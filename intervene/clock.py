@@ -46,7 +46,7 @@ class Clock:
         self.grad = False
         self._frames: dict[str, Frame] = {}
         self._roots: set[str] = set()
-        self._depths: dict[int, int] = {}
+        self._threads: set[int] = set()
         self._caches = Caches()
         self._generations: dict[nn.Module, tuple[FrameType, int]] = {}
         self._within: FrameType | None = None
@@ -59,9 +59,10 @@ class Clock:
             within: the call in whose course listening starts; a ``generate`` around it isn't asked about.
         """
         self._within = within
-        base = getattr(model, "base_model", model)
         listened: dict[nn.Module, str] = {model: ""}
-        if isinstance(base, nn.Module):
+        # What transformers' `base_model` looks up, in several times as long.
+        base = model._modules.get(getattr(type(model), "base_model_prefix", ""))
+        if base is not None:
             listened[base] = ""
         for path in roots:
             root = way(model, path)[-1]
@@ -78,7 +79,7 @@ class Clock:
     @property
     def running(self) -> bool:
         """Whether a forward that counts is under way in this thread; what torch.compile traces is part of one."""
-        return torch.compiler.is_compiling() or self._depths.get(_thread(), 0) > 0
+        return torch.compiler.is_compiling() or get_ident() in self._threads
 
     def forget(self) -> None:
         """Let go of the calls of ``generate`` that were seen."""
@@ -86,29 +87,33 @@ class Clock:
         self._within = None
 
     def _run(self, module: nn.Module, root: str, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        thread = _thread()
-        depth = self._depths.get(thread, 0)
-        # Within the model's forward the model's own arguments say more than its base's: how many logits it keeps.
-        stands = (root or not depth) and not recomputing()
+        thread = 0 if torch.compiler.is_compiling() else get_ident()
+        within = thread in self._threads
+        if within and not root:
+            # The model's own arguments say more than its base's: how many logits it keeps.
+            return forward(*args, **kwargs)
+        stands = not recomputing()
         if stands:
-            if not depth:
+            if not within:
                 self.forwards += 1
                 self.grad = torch.is_grad_enabled()
             self._frames[root] = self._stand(module, args, kwargs)
-        self._depths[thread] = depth + 1
+        if within:
+            return forward(*args, **kwargs)
+        self._threads.add(thread)
         try:
             output = forward(*args, **kwargs)
         finally:
-            self._depths[thread] = depth
-        if stands and not root:
-            self._note(output)
+            self._threads.remove(thread)
+        cache = getattr(output, "cache_params", None)
+        if cache is not None and stands and not root:
+            self._note(cache)
         return output
 
-    def _note(self, output: Any) -> None:
+    def _note(self, cache: Any) -> None:
         """Note how far the sequence stands in the cache of a recurrent model, which has no length to ask for."""
-        cache = getattr(output, "cache_params", None)
         frame = self.frame("")
-        if cache is not None and frame.length is not None and frame.counted:
+        if frame.length is not None and frame.counted:
             self._caches.note(cache, frame.offset + frame.length)
 
     def _stand(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
@@ -152,11 +157,6 @@ def _first(passed: Mapping[str, Any], names: Iterable[str]) -> Any:
         if passed.get(name) is not None:
             return passed[name]
     return None
-
-
-def _thread() -> int:
-    """This thread's number; torch.compile, which can't trace the question, has one for all."""
-    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 def _generate(owner: nn.Module, within: FrameType | None) -> FrameType | None:

@@ -90,11 +90,15 @@ _TOKENS = Frame._fields.index("tokens")
 class Picked(NamedTuple):
     """A selection resolved for one activation.
 
-    ``entries`` says which of the selection's explicit positions pass by in this forward, by their place in the
-    list: None when all of them do, or when positions were not listed.
+    Attributes:
+        lens: shows the part.
+        shape: of the part.
+        entries: which of the selection's explicit positions pass by in this forward, by their place in the list: None
+            when all of them do, or when positions were not listed.
     """
 
     lens: Lens
+    shape: tuple[int, ...]
     entries: Indices | None = None
 
 
@@ -176,11 +180,12 @@ def _resolve(
         picked = _pick_positions(selection.positions, axis, size, frame)
         if picked is None:
             return None
-        lens, entries = lens >> picked.lens, picked.entries
+        lens, size, entries = lens >> picked.lens, list(picked.shape), picked.entries
     if selection.dims is not None:
         axis = len(shape) - 1
-        lens = lens >> lens_of(axis, _in_range("dims", selection.dims, size[axis]))
-    return Picked(lens, entries)
+        indices = _in_range("dims", selection.dims, size[axis])
+        lens, size[axis] = lens >> lens_of(axis, indices), len(indices)
+    return Picked(lens, tuple(size), entries)
 
 
 _AXIS_NAMES = {
@@ -330,7 +335,7 @@ def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) ->
     here, end = frame.columns(size[axis]), frame.end(size[axis])
     if isinstance(choice, Span):
         local = _span_columns(choice, here, end)
-        return Picked(lens_of(axis, local)) if local else None
+        return Picked(lens_of(axis, local), _with(size, axis, len(local))) if local else None
     if _per_row(choice):
         return _pick_per_row(choice, axis, size, frame)  # type: ignore[arg-type]
     columns = [_column(p, here, end) for p in choice]  # type: ignore[arg-type]
@@ -339,7 +344,7 @@ def _pick_positions(choice: Choice, axis: int, size: list[int], frame: Frame) ->
         return None
     local = _distinct("positions", tuple(c for _, c in present), choice)  # type: ignore[arg-type]
     partial = None if len(present) == len(columns) else tuple(entry for entry, _ in present)
-    return Picked(lens_of(axis, local), partial)
+    return Picked(lens_of(axis, local), _with(size, axis, len(local)), partial)
 
 
 def _pick_per_row(choice: PerRow, axis: int, size: list[int], frame: Frame) -> Picked | None:
@@ -357,7 +362,12 @@ def _pick_per_row(choice: PerRow, axis: int, size: list[int], frame: Frame) -> P
     rows = tuple(tuple(c for c in row if c is not None) for row in columns)
     for resolved, asked in zip(rows, choice, strict=True):
         _distinct("positions", resolved, asked)
-    return Picked(TakePerRow(axis, rows))
+    return Picked(TakePerRow(axis, rows), _with(size, axis, len(rows[0])))
+
+
+def _with(size: list[int], axis: int, count: int) -> tuple[int, ...]:
+    """``size`` with ``count`` entries on ``axis``."""
+    return (*size[:axis], count, *size[axis + 1 :])
 
 
 def _column(position: int, here: range, end: int | None) -> int | None:

@@ -35,6 +35,8 @@ class Session:
     Made by `Adapted.session`. Hooks exist between ``with`` and its end, whatever happens in between; several sites
     at one port share one hook. At a port, writes act in the order they were given, and reads see what flows on.
 
+    ``reads`` are the sites to read, each by what the caller called it.
+
     Attributes:
         values: what was read, by site or address.
     """
@@ -42,7 +44,7 @@ class Session:
     def __init__(
         self,
         model: nn.Module,
-        reads: Iterable[Site] = (),
+        reads: Mapping[Any, Site],
         writes: Iterable[tuple[Site, Written]] = (),
         *,
         grad: bool = False,
@@ -51,26 +53,28 @@ class Session:
         dtype: torch.dtype | None = None,
         attention: str | None = None,
         stop: bool = False,
-        spelled: Mapping[str, Site] | None = None,
         towers: Mapping[str | None, str] | None = None,
     ) -> None:
         if keep not in ("last", "all"):
             raise SessionError(f"keep is 'last' or 'all', not {keep!r}")
         self._model = model
-        self._values = Values(spelled)
+        self._values = Values(reads)
         self._attention = attention
         self._clock = Clock()
         self._handles: list[Handle] = []
         self._entered = False
-        self._awaited = Awaited(model)
+        self._awaited: Awaited | None = None
         self._reads = [
             Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
-            for s in dict.fromkeys(reads)
+            for s in dict.fromkeys(reads.values())
         ]
-        self._taps: list[Tap] = [*(Write(site, value) for site, value in writes), *self._reads]
+        self._taps: list[Tap] = [Write(site, value) for site, value in writes]
+        self._taps += self._reads
+        self._roots: set[str] = set()
         if towers:
             for tap in self._taps:
                 tap.root = _root(tap.site, towers)
+            self._roots = {tap.root for tap in self._taps} - {""}
         self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
 
     @property
@@ -96,7 +100,7 @@ class Session:
                 self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
                 port.require(self._model)
-            self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""}, sys._getframe(1))
+            self._handles += self._clock.attach(self._model, self._roots, sys._getframe(1))
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
             if guards.compiled_something():
@@ -118,7 +122,8 @@ class Session:
         self._detach()
         if kind is None:
             self._check_fired()
-            self._awaited.check()
+            if self._awaited is not None:
+                self._awaited.check()
 
     def _passes(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
@@ -133,7 +138,7 @@ class Session:
         forwards = self._clock.forwards
         for tap in self._taps:
             if tap.last_column >= 0 and (tap.missed or not tap.fired):
-                missed = sorted(tap.missed) or tap.site.selection.positions
+                missed = sorted(tap.missed or ()) or tap.site.selection.positions
                 raise NeverFiredError(
                     f"{tap.site.address}: position(s) {missed} never came by; the forwards covered columns "
                     f"0 to {tap.last_column}"
@@ -185,6 +190,7 @@ class _Dispatch:
                         f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
                     )
         if changed is not None and written is not None and clock.grad:
+            session._awaited = session._awaited or Awaited(session._model)
             changed = session._awaited.note(whole, changed, written.address, again, self._replays)
         if session._stop and session.finished:
             raise Stop
@@ -204,10 +210,3 @@ def _root(site: Site, towers: Mapping[str | None, str]) -> str:
     # A site by module path lies in the tower that holds the module.
     inside = [path for path in towers.values() if f"{site.port.path}.".startswith(f"{path}.")]
     return max(inside, key=len, default="")
-
-
-def pairs(
-    writes: Mapping[Any, Written] | Iterable[tuple[Any, Written]],
-) -> list[tuple[Any, Written]]:
-    """``writes`` as pairs, whether it came as a mapping or, where one site is written twice, as pairs."""
-    return list(writes.items()) if isinstance(writes, Mapping) else [tuple(pair) for pair in writes]

@@ -129,10 +129,10 @@ class Values(Mapping[Site, Any]):
     """Tensors by site; a site's address does as well as the site itself as a key, also as the caller spelled it
     (``layer.-1.block_output``, or with an alias of the component)."""
 
-    def __init__(self, spelled: Mapping[str, Site] | None = None) -> None:
+    def __init__(self, spelled: Mapping[Any, Site]) -> None:
         self._values: dict[Site, Any] = {}
         self._by_address: dict[str, Site] = {}
-        self._spelled = spelled or {}
+        self._spelled = spelled
 
     def _set(self, site: Site, value: Tensor | list[Tensor]) -> None:
         self._values[site] = value

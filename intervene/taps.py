@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import SelectionError, ShapeMismatchError
-from .lenses import Whole
+from .lenses import Narrow, Whole
 from .selection import START, Frame, Picked, elsewhere, find_axis, position_axis
 from .sites import Site, Values
 
-_WHOLE = Picked(Whole())
+_WHOLE = Whole()
 _NONE: frozenset[int] = frozenset()
 
 
 class Tap:
-    """What reads and writes share: finding the site's part in the tensor at the port."""
+    """What reads and writes share: finding the site's part in the tensor at the port.
+
+    Attributes:
+        fired: in how many forwards it saw its part.
+        missed: which of the listed positions no forward has shown yet; None until one has shown only some.
+    """
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.root = ""
         self.fired = 0
-        self._elsewhere = elsewhere(site.axes)
-        self.call = site.selection.call if site.selection.call is not None else site.port.call
-        self.missed = site.selection.listed
+        self.call = site.port.call if site.selection.call is None else site.selection.call
+        self.missed: frozenset[int] | None = None
         self.last_column = -1
 
     def see(self, whole: Tensor, frame: Frame, again: bool) -> Tensor | None:
@@ -34,28 +39,28 @@ class Tap:
 
         ``again`` says that a backward pass computes this forward a second time.
         """
-        if self._elsewhere:
+        if elsewhere(self.site.axes):
             frame = START
         lens = self.site.lens.within(frame)
         seen = lens.get(whole)
         picked = self._pick(seen, frame)
         if picked is None:
             return None
-        new = self.act(picked.lens.get(seen), picked, frame, again)
+        new = self.act(seen, picked, frame, again)
         if not again:
             self.fired += 1
         if new is None:
             return None
         return _laid_out_as(whole, lens.put(whole, picked.lens.put(seen, new)))
 
-    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
-        """Use the site's part; its replacement, or None."""
+    def act(self, seen: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
+        """Use the part of ``seen`` that was picked; its replacement, or None."""
         raise NotImplementedError
 
     def _pick(self, seen: Tensor, frame: Frame) -> Picked | None:
         selection = self.site.selection
         if not selection.narrows:
-            return _WHOLE
+            return Picked(_WHOLE, seen.shape)
         try:
             picked = selection.resolve(seen.shape, self.site.axes, frame)
         except SelectionError as error:
@@ -69,9 +74,19 @@ class Tap:
     def _note_missed(self, seen: Tensor, frame: Frame, picked: Picked | None) -> None:
         size = seen.shape[find_axis("positions", self.site.axes, seen.dim())]
         self.last_column = max(self.last_column, frame.columns(size).stop - 1)
+        selection = self.site.selection
+        if self.missed is None:
+            self.missed = selection.listed
         if picked is not None:
-            listed: Any = self.site.selection.positions
+            listed: Any = selection.positions
             self.missed -= {listed[entry] for entry in picked.entries or ()}
+
+
+@lru_cache(maxsize=4096)
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of ``shape`` fills one of shape ``to``."""
+    missing = len(to) - len(shape)
+    return missing >= 0 and all(n in (1, there) for n, there in zip(shape, to[missing:], strict=True))
 
 
 def _laid_out_as(whole: Tensor, new: Tensor) -> Tensor:
@@ -101,9 +116,10 @@ class Read(Tap):
         self._device = device
         self._dtype = dtype
 
-    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> None:
+    def act(self, seen: Tensor, picked: Picked, frame: Frame, again: bool) -> None:
         if again:
             return
+        part = picked.lens.get(seen)
         # A copy: some models change their activations in place after the hook.
         kept = part if self._grad else part.detach()
         kept = kept.to(
@@ -142,10 +158,11 @@ class Write(Tap):
             )
         self._value = value
 
-    def act(self, part: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
+    def act(self, seen: Tensor, picked: Picked, frame: Frame, again: bool) -> Tensor | None:
         value = self._value
         if isinstance(value, Tensor):
-            return self._tensor(value, part, picked, frame)
+            return self._tensor(value, seen, picked, frame)
+        part = picked.lens.get(seen)
         if isinstance(value, (float, int)):
             return torch.full_like(part, value)
         return self._function(value, part, picked, frame)
@@ -161,8 +178,9 @@ class Write(Tap):
             )
         return self._own(new, part, picked)
 
-    def _tensor(self, value: Tensor, part: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
-        axis = position_axis(self.site.axes, part.dim())
+    def _tensor(self, value: Tensor, seen: Tensor, picked: Picked, frame: Frame) -> Tensor | None:
+        shape = picked.shape
+        axis = position_axis(self.site.axes, len(shape))
         if axis is not None and value.dim() >= -axis and value.shape[axis] > 1:
             if picked.entries is not None:
                 value = value.index_select(axis, torch.tensor(picked.entries, device=value.device))
@@ -170,34 +188,38 @@ class Write(Tap):
                 covered = value.shape[axis] - frame.offset
                 if frame.offset and covered <= 0:
                     return None
-                if frame.offset or (self.fired and covered < part.shape[axis]):
-                    return self._columns(value, part, axis, frame.offset)
-        return self._own(value, part, picked)
+                if frame.offset or (self.fired and covered < shape[axis]):
+                    return self._columns(value, picked.lens.get(seen), axis, frame.offset)
+        return self._own(value, seen, picked)
 
-    def _own(self, value: Tensor, part: Tensor, picked: Picked) -> Tensor:
-        fitted = self._fit(value, part)
-        # The model may change its activations in place, and the value may be the caller's own. The lens to a narrower
-        # part copies it.
+    def _own(self, value: Tensor, like: Tensor, picked: Picked) -> Tensor:
+        """``value`` as the lens can put it in the place of the part that is picked, in a tensor like ``like``."""
+        if isinstance(picked.lens, Narrow) and _broadcasts(value.shape, picked.shape):
+            # This lens copies what it puts, from any dtype and device, and as often as there is room.
+            return value
+        fitted = self._fit(value, like, picked.shape)
+        # The model may change its activations in place, and the value may be the caller's own. The lenses to a narrower
+        # part copy it.
         return fitted.clone() if isinstance(picked.lens, Whole) else fitted
 
     def _columns(self, value: Tensor, part: Tensor, axis: int, offset: int) -> Tensor:
         count = min(value.shape[axis] - offset, part.shape[axis])
-        here = part.narrow(axis, 0, count)
         result = part.clone()
-        result.narrow(axis, 0, count).copy_(self._fit(value.narrow(axis, offset, count), here))
+        here = result.narrow(axis, 0, count)
+        here.copy_(self._fit(value.narrow(axis, offset, count), part, here.shape))
         return result
 
-    def _fit(self, value: Tensor, part: Tensor) -> Tensor:
-        """``value`` with the part's device, dtype and shape."""
-        moved = value.to(part)
-        if moved.shape == part.shape:
+    def _fit(self, value: Tensor, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """``value`` as a tensor of ``shape``, with the device and dtype of ``like``."""
+        moved = value.to(like)
+        if moved.shape == shape:
             return moved
         try:
-            return moved.expand(part.shape)
+            return moved.expand(shape)
         except RuntimeError:
             axes = self.site.axes
             named = f" ({', '.join(axes)})" if axes else ""
             raise ShapeMismatchError(
                 f"{self.site.address}: the value has shape {tuple(value.shape)}, the activation there has "
-                f"{tuple(part.shape)}{named}; it must equal or broadcast to that"
+                f"{tuple(shape)}{named}; it must equal or broadcast to that"
             ) from None

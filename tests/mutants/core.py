@@ -44,15 +44,16 @@ InPlaceGPT2: type[Adapter] = on_models(_in_place)
 
 
 def _live_reads() -> AbstractContextManager[object]:
-    def act(self: taps.Read, part: Tensor, picked: Picked, frame: Frame, again: bool) -> None:
+    def act(self: taps.Read, seen: Tensor, picked: Picked, frame: Frame, again: bool) -> None:
+        part = picked.lens.get(seen)
         self._values._set(self.site, part if self._grad else part.detach())
 
     return mock.patch.object(taps.Read, "act", act)
 
 
 def _live_writes() -> AbstractContextManager[object]:
-    def _tensor(self: taps.Write, value: Tensor, part: Tensor, picked: Picked, frame: Frame) -> Tensor:
-        return self._fit(value, part)
+    def _tensor(self: taps.Write, value: Tensor, seen: Tensor, picked: Picked, frame: Frame) -> Tensor:
+        return self._fit(value, seen, picked.shape)
 
     return mock.patch.object(taps.Write, "_tensor", _tensor)
 
