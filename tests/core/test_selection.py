@@ -65,6 +65,7 @@ def test_resolves_like_plain_indexing(case: tuple[tuple[int, ...], dict[str, Any
     picked = Selection().narrowed(**chosen).resolve(shape, AXES)
     assert picked is not None
     assert np.array_equal(picked.lens.get(whole).numpy(), expected)
+    assert picked.shape == expected.shape
 
 
 @given(a_selection())
@@ -95,6 +96,7 @@ def test_positions_by_row(data: st.DataObject, rows: int, size: int) -> None:
     assert picked is not None
     expected = np.stack([whole.numpy()[r][row] for r, row in enumerate(positions)])
     assert np.array_equal(picked.lens.get(whole).numpy(), expected)
+    assert picked.shape == expected.shape
 
 
 def test_positions_by_row_count_the_chosen_rows() -> None:

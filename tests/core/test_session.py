@@ -101,15 +101,31 @@ def test_values_that_broadcast(adapted: intervene.Adapted, ids: Tensor, value: A
         assert torch.equal(session.values[site], torch.full((2, 6, 24), 2.0))
 
 
+@pytest.mark.parametrize("positions", [slice(None), [1, 2], [1, 4], [[1, 4], [2, 3]]])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
-def test_a_value_takes_the_activations_dtype(adapted: intervene.Adapted, ids: Tensor, dtype: torch.dtype) -> None:
-    site = adapted["layer.0.block_output"]
+def test_a_value_takes_the_activations_dtype(
+    adapted: intervene.Adapted, ids: Tensor, dtype: torch.dtype, positions: Any
+) -> None:
+    site = adapted["layer.0.block_output"].at(positions=positions)
     for written in (torch.ones(24, dtype=dtype), lambda h: torch.ones(24, dtype=dtype)):
-        with adapted.session(reads=[site.at(positions=[1, 4])], writes={site.at(positions=[1, 4]): written}) as session:
+        with adapted.session(reads=[site], writes={site: written}) as session:
             adapted.model(ids)
-        kept = session.values[site.at(positions=[1, 4])]
+        kept = session.values[site]
         assert kept.dtype == torch.float32
-        assert torch.equal(kept, torch.ones(2, 2, 24))
+        assert torch.equal(kept, torch.ones_like(kept))
+        assert kept.shape[0] == 2 and kept.shape[2] == 24
+
+
+@pytest.mark.parametrize("positions", [slice(None), [1, 2], [1, 4], [[1, 4], [2, 3]]])
+def test_gradients_reach_a_value_that_broadcasts_in_another_dtype(
+    adapted: intervene.Adapted, ids: Tensor, positions: Any
+) -> None:
+    site = adapted["layer.0.block_output"].at(positions=positions)
+    value = torch.ones(24, dtype=torch.float64, requires_grad=True)
+    with adapted.session(reads=[site], writes={site: value}, grad=True) as session:
+        adapted.model(ids)
+    session.values[site].sum().backward()
+    assert torch.equal(value.grad, torch.full_like(value, session.values[site].numel() / 24))
 
 
 def test_reads_take_the_dtype_and_device_that_are_asked_for(adapted: intervene.Adapted, ids: Tensor) -> None:
