@@ -113,7 +113,7 @@ def test_a_value_takes_the_activations_dtype(
         kept = session.values[site]
         assert kept.dtype == torch.float32
         assert torch.equal(kept, torch.ones_like(kept))
-        assert kept.shape[0] == 2 and kept.shape[2] == 24
+        assert kept.shape[::2] == (2, 24)
 
 
 @pytest.mark.parametrize("positions", [slice(None), [1, 2], [1, 4], [[1, 4], [2, 3]]])
@@ -125,6 +125,7 @@ def test_gradients_reach_a_value_that_broadcasts_in_another_dtype(
     with adapted.session(reads=[site], writes={site: value}, grad=True) as session:
         adapted.model(ids)
     session.values[site].sum().backward()
+    assert value.grad is not None
     assert torch.equal(value.grad, torch.full_like(value, session.values[site].numel() / 24))
 
 
