@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from intervene.errors import MissingDependencyError
+from intervene.extras import missing
 
 _KERNELS = "selective_scan_cuda"
 # Once mamba_ssm can be imported, transformers takes these models' functions from it, which run on CUDA alone.
@@ -29,7 +29,7 @@ def load() -> ModuleType:
         MissingDependencyError: mamba_ssm is not installed.
     """
     if find_spec("mamba_ssm") is None:
-        raise MissingDependencyError('this family needs mamba_ssm: pip install "torch-intervene[mamba]"')
+        raise missing("mamba_ssm", extra="mamba", by="this family")
     if find_spec(_KERNELS) is None:
         _without_kernels()
     return importlib.import_module("mamba_ssm.models.mixer_seq_simple")

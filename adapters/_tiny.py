@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from intervene.errors import MissingDependencyError, UnsupportedModelError, did_you_mean
+from intervene.errors import UnsupportedModelError, did_you_mean
+from intervene.extras import needed
 
 
 def build(
@@ -55,12 +56,8 @@ def library(name: str, extra: str) -> Any:
     Raises:
         MissingDependencyError: it is not installed; the message names the extra.
     """
-    try:
+    with needed(name, extra, by="a tiny model of this family"):
         return import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'tiny models of this family need {name}: pip install "torch-intervene[{extra}]"'
-        ) from error
 
 
 def seeded(seed: int, make: Callable[[], nn.Module], spread: float | None = None) -> nn.Module:

@@ -4,14 +4,10 @@
 >>> check_adapter("gpt2").raise_if_failed()        # doctest: +SKIP
 """
 
-try:
-    import hypothesis as _hypothesis  # noqa: F401
-except ImportError as error:
-    from ..errors import MissingDependencyError
+from ..extras import needed
 
-    raise MissingDependencyError(
-        'the conformance suite needs hypothesis: pip install "torch-intervene[conformance]"'
-    ) from error
+with needed("hypothesis", extra="conformance", by="the conformance suite"):
+    import hypothesis as _hypothesis  # noqa: F401
 
 from .checks import Check, check_adapter, generate_checks, run_check
 from .html import to_html

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from ..errors import MissingDependencyError
+from ..extras import needed
 from .matrix import (
     MEANINGS,
     SYMBOLS,
@@ -67,12 +67,8 @@ def _verdict_of(reports: Sequence[Report]) -> str:
 
 @cache
 def _template() -> Any:
-    try:
+    with needed("jinja2", extra="conformance", by="the HTML report"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:
-        raise MissingDependencyError(
-            'the HTML report needs jinja2: pip install "torch-intervene[conformance]"'
-        ) from error
     environment = Environment(
         loader=PackageLoader(__package__ or "intervene.conformance", "."),
         autoescape=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import MissingDependencyError
+from .extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,10 +17,8 @@ def axes(given: Axes | None, size: tuple[float, float], layout: Literal["constra
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
+    with needed("matplotlib", extra="plot", by="plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError('plot needs matplotlib: pip install "torch-intervene[plot]"') from error
     # Not pyplot: a library must neither pick the user's backend nor keep figures alive.
     return given if given is not None else Figure(figsize=size, layout=layout).subplots()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from importlib.abc import MetaPathFinder
+from typing import Any
 
 # Hugging Face libraries read it once, when imported: tests take no model from a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,6 +61,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
+
+
+class _Missing(MetaPathFinder):
+    """Finds nothing of a package, for whoever asks before the finders that would."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] == self._package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.fixture
+def uninstall(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a package one that isn't installed, until the test ends."""
+
+    def without(package: str) -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(sys, "meta_path", [_Missing(package), *sys.meta_path])
+
+    return without
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
@@ -207,8 +208,7 @@ def test_importing_the_demo_loads_no_transformers() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_without_transformers_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    # None in sys.modules makes the import system say that the module is not there.
-    monkeypatch.setitem(sys.modules, "transformers", None)
+def test_without_transformers_the_error_names_the_extra(uninstall: Callable[[str], None]) -> None:
+    uninstall("transformers")
     with pytest.raises(ImportError, match=r'pip install "torch-intervene\[hf\]"'):
         demo.load()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import MissingDependencyError
+from ..extras import needed
 from ..placement import usable_device
 from ..registry import tiny
 from .console import CommandError, interactive
@@ -35,14 +35,8 @@ def transformers() -> ModuleType:
     Raises:
         MissingDependencyError: it isn't installed, or it is and can't be imported.
     """
-    try:
+    with needed("transformers", extra="hf", by="this command"):
         import transformers as package
-    except ImportError as error:
-        if error.name == "transformers":
-            raise MissingDependencyError(
-                'this command needs transformers, which is not installed: pip install "torch-intervene[hf]"'
-            ) from error
-        raise MissingDependencyError(f"transformers is installed but can't be imported: {error}") from error
     return package
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import causal
 from ..causal import graph
-from ..errors import MissingDependencyError
+from ..extras import needed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +42,9 @@ class CausalModel(causal.CausalModel):
         return self._show(total_setting, None, font)
 
     def _show(self, setting: Mapping[str, Any] | None, pos: Places | None, font: float) -> Axes:
-        try:
+        with needed("matplotlib", extra="plot", by="drawing a causal model"):
             # What is shown goes through the user's own backend, which is pyplot's to know.
             from matplotlib import pyplot
-        except ImportError as error:
-            raise MissingDependencyError('plot needs matplotlib: pip install "torch-intervene[plot]"') from error
         placed = copy(self)
         placed.pos = {**self.pos, **(pos or {})}
         _, axes = pyplot.subplots(figsize=(10, 10))

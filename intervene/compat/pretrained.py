@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import MissingDependencyError
+from ..extras import needed
 
 
 def create_gpt2(name: str = "gpt2", cache_dir: Any = None) -> tuple[Any, Any, Any]:
@@ -87,8 +87,6 @@ def _load(
 
 
 def library() -> Any:
-    try:
+    with needed("transformers", extra="hf", by="making this model"):
         import transformers
-    except ImportError as error:
-        raise MissingDependencyError('this needs transformers: pip install "torch-intervene[hf]"') from error
     return transformers

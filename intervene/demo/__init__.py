@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import MissingDependencyError
+from ..extras import needed
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -39,14 +39,8 @@ def load() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
     Raises:
         MissingDependencyError: transformers is not installed (it is an ``ImportError``).
     """
-    try:
+    with needed("transformers", extra="hf", by="the demo model"):
         from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-    except ModuleNotFoundError as error:
-        if error.name != "transformers":
-            raise
-        raise MissingDependencyError(
-            'The demo model needs transformers, which is not installed: pip install "torch-intervene[hf]"'
-        ) from error
 
     folder = model_path()
     model = GPT2LMHeadModel.from_pretrained(folder, local_files_only=True)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InterventionArgumentError, MissingDependencyError
+from ..errors import InterventionArgumentError
+from ..extras import needed
 from .base import LocalistRepresentationIntervention, SourcelessIntervention
 
 
@@ -52,10 +53,8 @@ class NoiseIntervention(SourcelessIntervention, LocalistRepresentationInterventi
     def _noise(self, positions: int, width: int) -> Tensor:
         """(positions, width) standard normal numbers; fewer positions give the first rows of more."""
         if self._drawn.shape[0] < positions or self._drawn.shape[1] != width:
-            try:
+            with needed("numpy", extra="hf", by="noise"):
                 import numpy
-            except ImportError as error:
-                raise MissingDependencyError('noise needs numpy: pip install "torch-intervene[hf]"') from error
             drawn = numpy.random.RandomState(self.seed).standard_normal((positions, width))
             self._drawn = torch.from_numpy(drawn)
         return self._drawn[:positions].to(torch.float32)

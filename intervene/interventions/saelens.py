@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from ..errors import MissingDependencyError, SAEFormatError
+from ..errors import SAEFormatError
+from ..extras import needed
 
 Architecture = Literal["standard", "topk", "jumprelu"]
 Normalization = Literal["none", "layer_norm", "constant_norm_rescale"]
@@ -108,10 +109,8 @@ def _size(config: dict[str, Any], name: str, folder: Path) -> int:
 
 
 def _read_weights(folder: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
-    try:
+    with needed("safetensors", extra="hf", by="loading a SAE"):
         from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingDependencyError('loading a SAE needs safetensors: pip install "torch-intervene[hf]"') from error
     found = load_file(folder / WEIGHTS)
     width, latents = settings["embed_dim"], settings["latent_dim"]
     shapes = {"W_enc": (width, latents), "W_dec": (latents, width), "b_enc": (latents,), "b_dec": (width,)}

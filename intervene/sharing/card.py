@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import MissingDependencyError
+from ..extras import needed
 from .artifact import INTERVENTIONS, LIBRARY, MODEL, Artifact
 from .hub import looks_like_repo_id
 
@@ -43,10 +43,8 @@ def public_name(name: object) -> str | None:
 
 
 def _metadata(base: Mapping[str, Any]) -> str:
-    try:
+    with needed("huggingface_hub", extra="hf", by="a model card"):
         from huggingface_hub import ModelCardData
-    except ImportError as error:
-        raise MissingDependencyError("a model card needs huggingface_hub: pip install 'torch-intervene[hf]'") from error
     fields = ModelCardData(tags=_TAGS, base_model=public_name(base.get("name")))
     return f"---\n{LIBRARY}\n{fields.to_yaml()}\n---\n"
 

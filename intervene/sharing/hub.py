@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import HubError, MissingDependencyError
+from ..errors import HubError
+from ..extras import needed
 from .artifact import CARD, CONFIG, INTERVENTIONS, MODEL, is_ours
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -104,12 +105,8 @@ def client() -> Any:
     Raises:
         MissingDependencyError: it isn't installed.
     """
-    try:
+    with needed("huggingface_hub", extra="hf", by="sharing interventions"):
         import huggingface_hub
-    except ImportError as error:
-        raise MissingDependencyError(
-            "sharing interventions needs huggingface_hub: pip install 'torch-intervene[hf]'"
-        ) from error
     return huggingface_hub
 
 

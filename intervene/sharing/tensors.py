@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ArtifactError, MissingDependencyError
+from ..errors import ArtifactError
+from ..extras import needed
 
 # A header of this size names some hundred thousand tensors.
 _MOST_HEADER_BYTES = 16 * 2**20
@@ -77,10 +78,6 @@ def _first(file: Path, count: int) -> bytes:
 
 
 def _safetensors() -> Any:
-    try:
+    with needed("safetensors", extra="hf", by="saving and loading interventions"):
         import safetensors.torch
-    except ImportError as error:
-        raise MissingDependencyError(
-            "saving and loading interventions needs safetensors: pip install 'torch-intervene[hf]'"
-        ) from error
     return safetensors.torch

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import MissingDependencyError, SweepError
+from ..errors import SweepError
+from ..extras import needed
 from .plan import Axis
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ class SweepResult:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a cell: a column for each axis, its position's ``token`` where known, and ``value``."""
-        try:
+        with needed("pandas", extra="plot", by="to_pandas"):
             import pandas
-        except ImportError as error:
-            raise MissingDependencyError('to_pandas needs pandas: pip install "torch-intervene[plot]"') from error
         labels = [list(a.labels) for a in self.axes]
         index = pandas.MultiIndex.from_product(labels, names=[a.name for a in self.axes])
         frame = pandas.DataFrame({"value": self.values.flatten().tolist()}, index=index)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import plotting
-from ..errors import MissingDependencyError, TrainingError
+from ..errors import TrainingError
+from ..extras import needed
 
 if TYPE_CHECKING:
     import pandas
@@ -53,10 +54,8 @@ class FitResult:
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row a step, with the evaluations' figures in the columns ``validation_loss`` and so on."""
-        try:
+        with needed("pandas", extra="plot", by="to_pandas"):
             import pandas
-        except ImportError as error:
-            raise MissingDependencyError('to_pandas needs pandas: pip install "torch-intervene[plot]"') from error
         frame = pandas.DataFrame(self.history)
         if self.evaluations:
             seen = pandas.DataFrame(self.evaluations)

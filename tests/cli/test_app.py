@@ -99,8 +99,8 @@ def test_as_a_process(tmp_path: Path):
     assert refused.stderr.startswith("error: ")
 
 
-def test_without_transformers_a_command_names_the_extra(run, monkeypatch, folder):
-    monkeypatch.setitem(sys.modules, "transformers", None)
+def test_without_transformers_a_command_names_the_extra(run, uninstall, folder):
+    uninstall("transformers")
     for arguments in (("demo",), ("trace", folder, "--prompt", "x", "--subject", "x"), ("sites", folder)):
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (1, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 
 import pytest
@@ -93,8 +92,8 @@ def test_without_a_picture_none_is_written(trace, elsewhere):
     assert not list(elsewhere.iterdir())
 
 
-def test_without_matplotlib_the_heatmap_is_still_drawn(trace, monkeypatch, elsewhere):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+def test_without_matplotlib_the_heatmap_is_still_drawn(trace, uninstall, elsewhere):
+    uninstall("matplotlib")
     result = trace()
     assert result.exit_code == 0
     assert "Tower*" in result.stdout

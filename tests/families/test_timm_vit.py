@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +25,9 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(nn.Linear(2, 2))
 
 
-def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(intervene.MissingDependencyError, match=r'need timm: pip install "torch-intervene\[timm\]"'):
+def test_without_timm_the_extra_is_named(uninstall: Callable[[str], None]) -> None:
+    uninstall("timm")
+    with pytest.raises(intervene.MissingDependencyError, match=r'needs timm, .* pip install "torch-intervene\[timm\]"'):
         intervene.tiny("timm_vit")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -311,12 +310,10 @@ def test_a_module_that_the_artifact_names_is_not_imported(
 
 @pytest.mark.parametrize(("package", "action"), [("safetensors", "save"), ("huggingface_hub", "push")])
 def test_a_missing_package_is_named_with_its_extra(
-    package: str, action: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: str, action: str, model: nn.Module, tmp_path: Path, uninstall: Callable[[str], None]
 ) -> None:
     intervenable = pv.IntervenableModel([made(TYPES["zero"])], model)
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
+    uninstall(package)
     act = (
         partial(intervenable.save, tmp_path / "mine") if action == "save" else partial(intervenable.push_to_hub, "me/x")
     )
