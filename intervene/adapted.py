@@ -15,7 +15,7 @@ from . import registry
 from .adapter import Adapter
 from .components import canonical, components
 from .errors import UnknownSiteError, did_you_mean, nearest
-from .guards import unwrapped
+from .guards import require_python, unwrapped
 from .placement import usable_device, usable_dtype
 from .ports import Input, Output, Port
 from .session import Keep, Session, Stop, Written
@@ -100,6 +100,7 @@ class Adapted:
 
         Raises:
             UnknownSiteError: neither a component nor a module of this model; the message names the nearest.
+            UnsupportedModelError: a module of TorchScript's.
         """
         match = _ADDRESS.fullmatch(address)
         if match is not None and self.adapter is not None and match["component"] not in _ENDS:
@@ -249,12 +250,13 @@ class Adapted:
 
     def _module_site(self, address: str, path: str, port_type: type[Input] | type[Output]) -> Site:
         try:
-            self.model.get_submodule(path)
+            module = self.model.get_submodule(path)
         except AttributeError:
             paths = [n for n, _ in self.model.named_modules() if n]
             near = nearest(path, paths) or nearest(path.rpartition(".")[2], paths)
             known = f" Nearest: {', '.join(near)}." if near else ""
             raise UnknownSiteError(f"{type(self.model).__name__} has no module {path!r}.{known}") from None
+        require_python(module, repr(path))
         port: Port = port_type(path)
         return Site(address, None, None, None, port)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import nn
 
 from .errors import AttentionImplementationError, ExpertsImplementationError, UnsupportedModelError
@@ -21,10 +22,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module whose hooks fire when ``model`` is called.
 
     Raises:
-        UnsupportedModelError: not a module, replicated by DataParallel, or prompted by PEFT's virtual tokens.
+        UnsupportedModelError: not a module, TorchScript's, replicated by DataParallel, or prompted by PEFT's virtual
+            tokens.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"expected a torch.nn.Module, found {type(model).__name__}")
+    require_python(model, type(model).__name__)
     if isinstance(model, nn.DataParallel):
         raise UnsupportedModelError(
             "DataParallel runs copies of the model in threads, and reads from several copies have no order: "
@@ -37,6 +40,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if type(model).__name__ == _WRAPPER:
         return unwrapped(model._orig_mod)  # type: ignore[arg-type]
     return model
+
+
+def require_python(module: nn.Module, name: str) -> None:
+    """Raise where ``module`` is TorchScript's."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UnsupportedModelError(
+            f"{name} is TorchScript, which runs modules without their hooks: use the module that was scripted or traced"
+        )
 
 
 def _without_peft(wrapper: Any) -> nn.Module:

@@ -23,6 +23,19 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_torchscript_is_refused() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+    with pytest.raises(UnsupportedModelError, match=r"^RecursiveScriptModule is TorchScript, .* that was scripted"):
+        intervene.adapt(scripted)
+    model = nn.Sequential(scripted, nn.Tanh())
+    for path in ("0", "0.1"):
+        with pytest.raises(UnsupportedModelError, match=rf"^'{path}' is TorchScript"):
+            intervene.adapt(model)[f"{path}.output"]
+    with intervene.adapt(model).session(writes={"1.output": 2.0}):
+        assert model(torch.ones(1, 2)).tolist() == [[2.0, 2.0]]
+
+
 def test_only_modules_are_adapted() -> None:
     with pytest.raises(UnsupportedModelError, match=r"expected a torch.nn.Module, found dict"):
         intervene.adapt({})  # type: ignore[arg-type]
