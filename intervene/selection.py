@@ -376,7 +376,8 @@ def _column(position: int, here: range, end: int | None) -> int | None:
         if end is None or position + end < 0:
             return None
         position += end
-    return position - here.start if position in here else None
+    # Not by `in`, which torch.compile can't trace where the length of the prompt is a symbol.
+    return position - here.start if here.start <= position < here.stop else None
 
 
 def _span_columns(span: Span, here: range, end: int | None) -> Indices:

@@ -98,6 +98,20 @@ def test_compiled_before_its_sessions() -> None:
             assert torch.equal(compiled(PROMPT).logits, plain)
 
 
+@pytest.mark.parametrize("positions", [-1, [0, -1], [[-1], [2]], slice(-2, None)], ids=str)
+def test_prompts_of_several_lengths(positions: Any) -> None:
+    """From the second on, a length is a symbol to the compiler."""
+    model: Any = intervene.tiny("gpt2", n_layer=1)
+    compiled: Any = torch.compile(model, backend="eager")
+    site = intervene.adapt(model)["layer.0.block_output"].at(positions=positions)
+    found: dict[Any, list[Tensor]] = {}
+    for called in (model, compiled):
+        with torch.no_grad(), intervene.adapt(model).session(writes={site: 3.0}):
+            found[called] = [called(PROMPT[:, :length]).logits for length in (4, 3, 4, 3)]
+    for plain, same in zip(*found.values(), strict=True):
+        torch.testing.assert_close(plain, same)
+
+
 def test_gradients_through_a_compiled_model() -> None:
     """To a value that is written, to what is read, and to the weights."""
     model: Any = intervene.tiny("gpt2", n_layer=1)
