@@ -89,9 +89,21 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return missing >= 0 and all(n in (1, there) for n, there in zip(shape, to[missing:], strict=True))
 
 
+@lru_cache(maxsize=4096)
+def _overlaps(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a tensor may have two entries at one place in memory, as expanded and unfolded ones do."""
+    reach = 0
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
+
+
 def _laid_out_as(whole: Tensor, new: Tensor) -> Tensor:
     """``new`` with its entries in memory as those of ``whole``: on another layout kernels add in another order."""
-    if new.stride() == whole.stride() or 0 in whole.stride():
+    if new.stride() == whole.stride() or _overlaps(whole.shape, whole.stride()):
         return new
     return torch.empty_strided(whole.shape, whole.stride(), dtype=new.dtype, device=new.device).copy_(new)
 

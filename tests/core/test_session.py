@@ -680,3 +680,25 @@ def test_what_is_written_lies_in_memory_as_what_it_replaces(selection: dict[str,
     assert model.seen[0] == model.seen[1] == (12, 1, 4)
     output[:, -1].sum().backward()
     assert value.grad == session.values[site].numel()
+
+
+class Windows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unfold(1, 3, 1)
+
+
+@pytest.mark.parametrize("selection", [{}, {"dims": 0}, {"dims": [0, 2]}, {"rows": 1}])
+@pytest.mark.parametrize("value", [-1.0, torch.tensor(-1.0), lambda part: part - 10])
+def test_entries_that_share_a_place_in_memory_are_written_each_for_itself(
+    selection: dict[str, Any], value: Any
+) -> None:
+    model = nn.Sequential(Windows(), nn.Identity())
+    site = intervene.adapt(model)["0.output"].at(**selection)
+    x = torch.arange(10.0).reshape(2, 5)
+    expected = x.unfold(1, 3, 1).clone()
+    index: Any = (selection.get("rows", slice(None)), slice(None), selection.get("dims", slice(None)))
+    expected[index] = expected[index] - 10 if callable(value) else -1
+    with intervene.adapt(model).session(reads=["1.output"], writes={site: value}) as session:
+        assert torch.equal(model(x), expected)
+    assert torch.equal(session.values["1.output"], expected)
+    assert torch.equal(x, torch.arange(10.0).reshape(2, 5))
