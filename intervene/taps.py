@@ -195,7 +195,7 @@ class Write(Tap):
         axis = position_axis(self.site.axes, len(shape))
         if axis is not None and value.dim() >= -axis and value.shape[axis] > 1:
             if picked.entries is not None:
-                value = value.index_select(axis, torch.tensor(picked.entries, device=value.device))
+                value = self._passing(value, seen, picked, axis)
             elif self.site.selection.positions is None:
                 covered = value.shape[axis] - frame.offset
                 if frame.offset and covered <= 0:
@@ -203,6 +203,13 @@ class Write(Tap):
                 if frame.offset or (self.fired and covered < shape[axis]):
                     return self._columns(value, picked.lens.get(seen), axis, frame.offset)
         return self._own(value, seen, picked)
+
+    def _passing(self, value: Tensor, like: Tensor, picked: Picked, axis: int) -> Tensor:
+        """Of a value for every position that is listed, the part for those that pass by now."""
+        shape: list[int] = list(picked.shape)
+        shape[axis] = len(self.site.selection.listed)
+        entries = torch.tensor(picked.entries, device=like.device)
+        return self._fit(value, like, tuple(shape)).index_select(axis, entries)
 
     def _own(self, value: Tensor, like: Tensor, picked: Picked) -> Tensor:
         """``value`` as the lens can put it in the place of the part that is picked, in a tensor like ``like``."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 import intervene
 from intervene.errors import NeverFiredError, ShapeMismatchError
@@ -258,6 +258,45 @@ def test_a_cache_of_the_callers(adapted: Any, ids: Tensor) -> None:
     with torch.no_grad(), adapted.session(reads=[site], writes={site: 3.0}):
         past = model.transformer(ids[:, :3]).past_key_values
         model.transformer(ids[:, 3:], past_key_values=past)
+
+
+class Scored(nn.Module):
+    """A model around another's, which it calls its base, as reward models do."""
+
+    def __init__(self, base_model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = base_model
+
+    def forward(self, **inputs: Any) -> Tensor:
+        logits: Tensor = self.base_model(**inputs).logits
+        return logits.sum(-1)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_the_base_of_a_model_of_ones_own_generates(adapted: Any, ids: Tensor, use_cache: bool) -> None:
+    outer = intervene.adapt(Scored(adapted.model))
+    site = outer["base_model.transformer.h.0.output"].at(positions=-1)
+    options: Any = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "use_cache": use_cache}
+    # Without a cache each step is handed the prompt again, and -1 stays the prompt's last column.
+    with torch.no_grad(), outer.session(reads=[site], keep="all") as session:
+        adapted.model.generate(ids, **options)
+    expected = adapted.read(adapted["layer.0.block_output"].at(positions=-1), ids)
+    for value in session.values[site]:
+        assert torch.allclose(value, next(iter(expected.values())), atol=1e-5)
+    assert len(session.values[site]) == (1 if use_cache else 3)
+
+
+@pytest.mark.parametrize(("positions", "count"), [([0, 4], 3), ([0, 4], 5), ([0, 1, 4], 2)])
+def test_a_value_of_another_size_than_the_positions_over_two_forwards(
+    adapted: Any, ids: Tensor, positions: list[int], count: int
+) -> None:
+    site = adapted["layer.0.block_output"].at(positions=positions)
+    with (
+        torch.no_grad(),
+        pytest.raises(ShapeMismatchError, match=rf"shape \(1, {count}, 24\), .* has \(2, {len(positions)}, 24\)"),
+        adapted.session(writes={site: torch.ones(1, count, 24)}),
+    ):
+        adapted.model(ids[:, :3])
 
 
 @pytest.mark.parametrize("where", ["keyword", "position"])
