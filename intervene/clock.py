@@ -59,10 +59,9 @@ class Clock:
             within: the call in whose course listening starts; a ``generate`` around it isn't asked about.
         """
         self._within = within
+        base = getattr(model, "base_model", model)
         listened: dict[nn.Module, str] = {model: ""}
-        # What transformers' `base_model` looks up, in several times as long.
-        base = model._modules.get(getattr(type(model), "base_model_prefix", ""))
-        if base is not None:
+        if isinstance(base, nn.Module):
             listened[base] = ""
         for path in roots:
             root = way(model, path)[-1]
