@@ -90,7 +90,7 @@ def require_eager(model: nn.Module, path: str, what: str) -> None:
     if found not in (None, "eager"):
         raise AttentionImplementationError(
             f"{what} exists under eager attention alone, and this model runs {found!r}, which never holds it: "
-            f"pass attention='eager' to this call or session (--attention eager in the terminal), or {otherwise}"
+            f"pass attention='eager' to this call or session (`intervene trace --attention eager`), or {otherwise}"
         )
 
 
@@ -130,6 +130,8 @@ class AttentionImplementation:
             raise AttentionImplementationError(
                 f"{type(model).__name__} has no config with an attention implementation to set to {name!r}"
             )
+        if any(holder.get(_IMPLEMENTATION) not in (None, name) for holder, _ in holders):
+            _require_implementation(model, name)
         self._before = [(holder, key, holder[key]) for holder, key in holders]
         for holder, key in holders:
             holder[key] = values[key]
@@ -138,6 +140,20 @@ class AttentionImplementation:
         """Give every config and flag back what it had."""
         for holder, key, value in self._before:
             holder[key] = value
+
+
+def _require_implementation(model: nn.Module, name: str) -> None:
+    """Raise where transformers has no implementation ``name``, or its package is missing, or the model takes another.
+
+    Its configs take any name, which then fails somewhere in the forward.
+    """
+    holds = getattr(model, "get_correct_attn_implementation", None)
+    if holds is None:
+        return
+    try:
+        holds(name)
+    except (ValueError, ImportError) as error:
+        raise AttentionImplementationError(f"attention={name!r}: {error}") from error
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -136,6 +136,20 @@ def test_a_pattern_that_no_tensor_holds(adapted: intervene.Adapted, ids: Tensor)
     assert torch.allclose(pattern.sum(-1), torch.ones(2, 3, 6))
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("eagr", r"attention='eagr': .*not supported"), ("flash_attention_2", "package for FlashAttention2|can't be used")],
+)
+@pytest.mark.parametrize("address", ["logits", "layer.0.attention_pattern"])
+def test_an_attention_implementation_that_cannot_run(
+    adapted: intervene.Adapted, ids: Tensor, address: str, name: str, says: str
+) -> None:
+    before = adapted.model.config._attn_implementation  # type: ignore[union-attr]
+    with pytest.raises(AttentionImplementationError, match=says):
+        adapted.read(address, input_ids=ids, attention=name)
+    assert adapted.model.config._attn_implementation == before  # type: ignore[union-attr]
+
+
 def test_an_attention_implementation_of_a_model_without_any(toy: nn.Module, x: Tensor) -> None:
     with pytest.raises(AttentionImplementationError, match="Toy has no config"):
         intervene.adapt(toy).read("first.output", x, attention="eager")
