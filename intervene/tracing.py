@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -66,7 +67,7 @@ def causal_trace(
     *,
     prompt: str,
     subject: str,
-    target: str | None = None,
+    target: str | int | None = None,
     component: str = "block_output",
     layers: Sequence[int] | None = None,
     window: int = 1,
@@ -84,7 +85,8 @@ def causal_trace(
         tokenizer: its (fast) tokenizer.
         prompt: the text, for example ``"The Space Needle is in downtown"``.
         subject: a part of the prompt, ``"The Space Needle"``; its first occurrence is corrupted.
-        target: the continuation to measure; its first token counts. The model's own answer by default.
+        target: the continuation to measure; its first token counts. A space goes between it and the prompt where two
+            words would have one. A token's id says exactly which; the model's own answer is the default.
         component: what is restored; Meng et al. also show ``"mlp_output"`` and ``"attention_output"``.
         layers: the layers restored; all by default.
         window: how many layers around a cell's own are restored with it; Meng et al. take 10 of 48 for MLP and
@@ -100,7 +102,8 @@ def causal_trace(
         asterisk.
 
     Raises:
-        SweepError: a subject that the prompt doesn't hold, or a tokenizer that can't say where tokens lie.
+        SweepError: a subject that the prompt doesn't hold, a target that no token begins, a tokenizer that can't say
+            where tokens lie, or a model without a language model's head.
         UnknownSiteError: the component is none of this model's.
     """
     adapted = model if isinstance(model, Adapted) else adapt(model)
@@ -110,13 +113,17 @@ def causal_trace(
             f"{', '.join(adapted.towers)}: call intervene.sweep with all its inputs, component="
             f'"{adapted.towers[-1]}.{component}" and noise=GaussianNoise(...)'
         )
+    _require_head(adapted.model)
     device = next(adapted.model.parameters()).device
     encoded = tokenizer(prompt, return_tensors="pt")
     inputs = {n: v.to(device) for n, v in encoded.items() if accepts(adapted.model, n)}
     ids: list[int] = inputs["input_ids"][0].tolist()
     columns = subject_columns(tokenizer, prompt, subject)
     clean_logits = _last_logits(adapted, inputs)
-    token = int(clean_logits[0].argmax()) if target is None else target_token(tokenizer, prompt, ids, target)
+    if isinstance(target, int):
+        token = _known(target, clean_logits.shape[-1])
+    else:
+        token = int(clean_logits[0].argmax()) if target is None else target_token(tokenizer, prompt, ids, target)
     noise = GaussianNoise(columns, sigma=sigma, samples=samples, seed=seed)
     result = sweep(
         adapted,
@@ -128,9 +135,9 @@ def causal_trace(
         noise=noise,
         memory=memory,
         progress=progress,
-        tokens=[tokenizer.decode([i]).strip() + ("*" if column in columns else "") for column, i in enumerate(ids)],
+        tokens=[_shown(tokenizer, i) + ("*" if column in columns else "") for column, i in enumerate(ids)],
     )
-    text = tokenizer.decode([token]).strip()
+    text = _shown(tokenizer, token)
     known = {f.name: getattr(result, f.name) for f in fields(result)}
     known["title"] = f"p({text}) with clean {component} restored" + (f" in {window} layers" if window > 1 else "")
     return CausalTrace(
@@ -164,15 +171,56 @@ def target_token(tokenizer: Any, prompt: str, ids: Sequence[int], target: str) -
     """The first token of ``target`` as a continuation of the prompt.
 
     Raises:
-        SweepError: the target is empty.
+        SweepError: the target is empty, or the tokenizer has no token for it.
     """
     if not target.strip():
         raise SweepError("the target is empty: say a continuation, or leave it out for the model's own")
-    continued = tokenizer(f"{prompt.rstrip()} {target.strip()}")["input_ids"]
-    if continued[: len(ids)] == list(ids) and len(continued) > len(ids):
-        return int(continued[len(ids)])
-    alone = tokenizer(f" {target.strip()}", add_special_tokens=False)["input_ids"]
-    return int(alone[0])
+    continuation = (" " if _words_meet(prompt, target) else "") + target
+    whole = tokenizer(prompt + continuation)["input_ids"]
+    # Alone where the prompt's last token and the target's first became one, or something marks a text's end.
+    goes_on = whole[: len(ids)] == list(ids)
+    found = whole[len(ids) :] if goes_on else tokenizer(continuation, add_special_tokens=False)["input_ids"]
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if not found or (found[0] == unknown and target.strip() != tokenizer.unk_token):
+        raise SweepError(f"the tokenizer has no token for the target {target!r}")
+    return int(found[0])
+
+
+# Scripts that put no space between words, by how Unicode's names of their letters begin.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+
+
+def _words_meet(prompt: str, target: str) -> bool:
+    """Whether ``prompt`` ends and ``target`` begins with what a space divides."""
+    before, after = prompt[-1:] or " ", target[0]
+    if before.isspace() or after.isspace():
+        return False
+    if any(unicodedata.name(c, "").startswith(_UNSPACED) for c in (before, after)):
+        return False
+    # What opens stands close to what follows it; what closes, and other punctuation, to what comes before.
+    return unicodedata.category(before) not in ("Ps", "Pi") and unicodedata.category(after) not in ("Pe", "Pf", "Po")
+
+
+def _known(token: int, vocabulary: int) -> int:
+    if not 0 <= token < vocabulary:
+        raise SweepError(f"no token has the id {token}: the model has {vocabulary} (0 to {vocabulary - 1})")
+    return token
+
+
+def _shown(tokenizer: Any, token: int) -> str:
+    """A token's text without the spaces around it, unless it is nothing else."""
+    text: str = tokenizer.decode([token])
+    return text.strip(" ") or text
+
+
+def _require_head(model: nn.Module) -> None:
+    """Raise for a model of transformers that gives no tokens' logits."""
+    head = getattr(model, "get_output_embeddings", None)
+    if head is not None and head() is None:
+        raise SweepError(
+            f"causal_trace measures what the next token is, and {type(model).__name__} has no head that says it: load "
+            f"the model as a causal language model"
+        )
 
 
 def _last_logits(adapted: Adapted, inputs: Mapping[str, Any]) -> Tensor:
@@ -190,6 +238,4 @@ def _predictions(tokenizer: Any, logits: Tensor, count: int = 5) -> tuple[Predic
     """The likeliest tokens under the mean of the rows' distributions."""
     mean = logits.float().softmax(-1).mean(0)
     top = mean.topk(min(count, len(mean)))
-    return tuple(
-        Prediction(tokenizer.decode([int(i)]).strip(), float(p)) for i, p in zip(top.indices, top.values, strict=True)
-    )
+    return tuple(Prediction(_shown(tokenizer, int(i)), float(p)) for i, p in zip(top.indices, top.values, strict=True))

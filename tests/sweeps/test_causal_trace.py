@@ -224,6 +224,72 @@ def test_target_token(tokenizer: Any) -> None:
     assert target_token(tokenizer, PROMPT, ids, "  Paris is near") == WORDS.index("Paris")
     with pytest.raises(SweepError, match="target is empty"):
         target_token(tokenizer, PROMPT, ids, " ")
+    with pytest.raises(SweepError, match="no token for the target 'Berlin'"):
+        target_token(tokenizer, PROMPT, ids, "Berlin")
+    assert target_token(tokenizer, PROMPT, ids, "[UNK]") == 0
+
+
+def characters() -> PreTrainedTokenizerFast:
+    """A token a character, spaces and line ends included."""
+    letters = ["[UNK]", *" \n,.()$-HeloWrdx5東京都東"]
+    inner = Tokenizer(models.WordLevel({letter: i for i, letter in enumerate(dict.fromkeys(letters))}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "first"),
+    [
+        ("Hello", "World", " "),
+        ("Hello ", "World", "W"),
+        ("Hello", " World", " "),
+        ("Hello", "\nWorld", "\n"),
+        ("Hello", ", World", ","),
+        ("Hello", ")", ")"),
+        ("Hello", "(World)", " "),
+        ("Hello (", "World", "W"),
+        ("Hello,", "World", " "),
+        ("Hello", "$5", " "),
+        ("東", "京", "京"),
+        ("Hello", "東京", "東"),
+    ],
+)
+def test_a_space_stands_before_the_target_where_two_words_have_one(prompt: str, target: str, first: str) -> None:
+    tokenizer = characters()
+    ids = tokenizer(prompt)["input_ids"]
+    assert tokenizer.decode([target_token(tokenizer, prompt, ids, target)]) == first
+
+
+def test_a_target_that_becomes_one_token_with_the_prompts_end() -> None:
+    inner = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)
+    assert tokenizer("(ab")["input_ids"] == [2]
+    assert target_token(tokenizer, "a(", tokenizer("a(")["input_ids"], "b") == 1
+
+
+def test_a_target_by_its_id(model: Any, tokenizer: Any) -> None:
+    named, numbered = (trace(model, tokenizer, target=t) for t in ("Rome", WORDS.index("Rome")))
+    assert numbered.target == "Rome"
+    assert torch.equal(named.values, numbered.values)
+    for wrong in (-1, len(WORDS)):
+        with pytest.raises(SweepError, match=rf"no token has the id {wrong}: the model has {len(WORDS)} \(0 to"):
+            trace(model, tokenizer, target=wrong)
+
+
+def test_what_is_only_space_is_shown() -> None:
+    tokenizer = characters()
+    model = intervene.tiny("gpt2", vocab_size=len(tokenizer))
+    result = trace(model, tokenizer, prompt="Hello \n", subject="Hello", target="World")
+    assert result.axis("position").texts == ("H*", "e*", "l*", "l*", "o*", " ", "\n")
+    assert result.target == "W"
+
+
+@pytest.mark.parametrize(
+    "kind", ["GPT2Model", "GPT2ForSequenceClassification", "GPT2ForTokenClassification", "GPT2ForQuestionAnswering"]
+)
+def test_a_model_without_a_language_models_head(tokenizer: Any, kind: str) -> None:
+    with pytest.raises(SweepError, match=f"{kind} has no head that says it: load the model as a causal language model"):
+        trace(intervene.tiny("gpt2", kind, vocab_size=len(WORDS)), tokenizer)
 
 
 def test_unknown_component(model: Any, tokenizer: Any) -> None:
