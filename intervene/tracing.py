@@ -87,7 +87,8 @@ def causal_trace(
         subject: a part of the prompt, ``"The Space Needle"``; its first occurrence is corrupted.
         target: the continuation to measure; its first token counts. A space goes between it and the prompt where two
             words would have one. A token's id says exactly which; the model's own answer is the default.
-        component: what is restored; Meng et al. also show ``"mlp_output"`` and ``"attention_output"``.
+        component: what is restored; Meng et al. also show ``"mlp_output"`` and ``"attention_output"``. Of a model that
+            no adapter knows, a module path with ``{layer}`` for the number: ``"model.layers.{layer}.output"``.
         layers: the layers restored; all by default.
         window: how many layers around a cell's own are restored with it; Meng et al. take 10 of 48 for MLP and
             attention.

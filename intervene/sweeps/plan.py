@@ -8,11 +8,13 @@ from itertools import product
 
 from ..adapted import Adapted
 from ..components import canonical
-from ..errors import SweepError
+from ..errors import SweepError, UnknownSiteError, did_you_mean
 from ..ports import Output
 from ..sites import Site
 
 AXES = ("component", "layer", "head", "position")
+# Stands for a layer's number in a component that is a module path.
+LAYER = "{layer}"
 Label = int | str
 
 
@@ -109,6 +111,11 @@ def depth(adapted: Adapted, components: Sequence[str]) -> int:
     Raises:
         SweepError: components of several towers, whose layers don't go together.
     """
+    by_path = {c: _numbered(adapted, c) for c in components if LAYER in c}
+    if by_path:
+        if len(by_path) < len(components) or len(set(by_path.values())) > 1:
+            raise SweepError(f"{', '.join(components)} don't go through the same layers: sweep them apart")
+        return by_path[components[0]]
     towers = dict.fromkeys(placed(adapted, c)[0] for c in components)
     if len(towers) > 1:
         raise SweepError(f"the components belong to the towers {', '.join(map(str, towers))}: sweep them apart")
@@ -116,7 +123,22 @@ def depth(adapted: Adapted, components: Sequence[str]) -> int:
     return adapted.layers if tower is None or adapted.adapter is None else len(adapted.adapter.blocks_of(tower))
 
 
+def _numbered(adapted: Adapted, component: str) -> int:
+    """How many modules there are for the layer's number in a component that is a module path."""
+    path = component.partition(LAYER)[0].removesuffix(".")
+    try:
+        numbered = list(adapted.model.get_submodule(path)._modules)
+    except AttributeError:
+        near = did_you_mean(path, [name for name, module in adapted.model.named_modules() if len(module._modules) > 1])
+        raise UnknownSiteError(f"{component}: {type(adapted.model).__name__} has no modules {path!r}.{near}") from None
+    if numbered != [str(n) for n in range(len(numbered))] or not numbered:
+        raise UnknownSiteError(f"{component}: the modules of {path!r} are not numbered from 0; they are {numbered}")
+    return len(numbered)
+
+
 def _layered(adapted: Adapted, component: str) -> bool:
+    if LAYER in component:
+        return True
     tower, name = placed(adapted, component)
     found = adapted.sites.filter(component=name, tower=tower)
     return bool(found) and found[0].layer is not None
@@ -194,6 +216,8 @@ def sites(adapted: Adapted, components: Sequence[str], layered: bool) -> list[Si
 
 
 def _site(adapted: Adapted, component: str, layer: int) -> Site:
+    if LAYER in component:
+        return adapted[component.replace(LAYER, str(layer))]
     tower, name = placed(adapted, component)
     return adapted.site(name, layer, tower)
 

@@ -65,6 +65,21 @@ def _rows(value: Tensor, rows: int) -> Tensor:
     return value.expand(rows, *value.shape[1:]) if value.shape[0] == 1 else value
 
 
+def _embeddings(adapted: Adapted, tower: str | None) -> Site:
+    """Where the embeddings of tokens flow by."""
+    if adapted.adapter is not None:
+        return adapted.site("embedding_output", tower=tower)
+    get = getattr(adapted.model, "get_input_embeddings", None)
+    table = None if get is None else get()
+    for path, module in adapted.model.named_modules():
+        if module is table:
+            return adapted[f"{path}.output"]
+    raise SweepError(
+        f"noise is drawn for embeddings of tokens, and {type(adapted.model).__name__} doesn't say where it has them "
+        f"(get_input_embeddings): give source= another input instead"
+    )
+
+
 def corruption(
     adapted: Adapted, noise: GaussianNoise | None, columns: int, tower: str | None = None
 ) -> Callable[[Sequence[int], int], list[tuple[Site, Written]]]:
@@ -80,7 +95,7 @@ def corruption(
             f"noise is drawn for embeddings of tokens, and the tower {tower} embeds none: give source= another "
             f"{tower} input instead"
         )
-    site, positions = adapted.site("embedding_output", tower=tower), list(noise.positions)
+    site, positions = _embeddings(adapted, tower), list(noise.positions)
     drawn: list[Tensor] = []
 
     def writes(origins: Sequence[int], first: int) -> list[tuple[Site, Written]]:

@@ -60,7 +60,8 @@ def sweep(
         source: the source run's inputs, of the same shape (position ``p`` goes to position ``p``, row to row); a
             number is written instead (0 for a zero ablation); left out with ``noise``, the base without noise.
         component: one or several canonical components; of a model with towers, of one of these, as in
-            ``"text_decoder.mlp_output"``.
+            ``"text_decoder.mlp_output"``. A module path goes with any model, no adapter asked, and ``{layer}`` in it
+            stands for each layer's number: ``"transformer.h.{layer}.mlp.output"``.
         layers: the layers swept; all by default.
         positions: the columns swept; all by default. Without a position axis, the columns that each cell writes.
         heads: the heads swept; all by default where ``axes`` has "head".

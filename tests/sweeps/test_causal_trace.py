@@ -12,7 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from transformers import BloomConfig, BloomForCausalLM, PreTrainedTokenizerFast
 
 import intervene
 from intervene import CausalTrace, SweepError
@@ -59,9 +59,9 @@ def rome(
     window: int = 1,
 ) -> tuple[float, float, Tensor]:
     """Meng et al.'s causal trace, cell by cell: the probability clean, corrupted, and (layer, column) restored."""
-    layers, width = model.config.n_layer, model.config.n_embd
+    layers, width, table = model.config.n_layer, model.config.hidden_size, model.get_input_embeddings()
     generator = torch.Generator().manual_seed(seed)
-    noise = sigma * model.transformer.wte.weight.detach().std() * torch.randn(samples, 2, width, generator=generator)
+    noise = sigma * table.weight.detach().std() * torch.randn(samples, 2, width, generator=generator)
     clean: dict[int, Tensor] = {}
 
     def tensor(output: Any) -> Tensor:
@@ -98,7 +98,7 @@ def rome(
         with torch.no_grad():
             token = int(model(input_ids=ids).logits[0, -1].argmax())
     first = probability(ids, [(module(i), keep(i)) for i in range(layers)])
-    rows, corruption = ids.expand(samples, -1), (model.transformer.drop, corrupt)
+    rows, corruption = ids.expand(samples, -1), (table, corrupt)
     second = probability(rows, [corruption])
     restored = torch.zeros(layers, ids.shape[1])
     for layer in range(layers):
@@ -311,3 +311,43 @@ def test_the_model_is_as_it_was(model: Any, tokenizer: Any) -> None:
     assert hooks
     assert not any(hooks)
     assert all(torch.equal(state[n], t) for n, t in model.state_dict().items())
+
+
+def bloom() -> Any:
+    """A causal language model that no adapter knows."""
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=len(WORDS), hidden_size=24, n_layer=3, n_head=3, initializer_range=0.3)
+    return BloomForCausalLM(config).eval()
+
+
+def test_a_model_that_no_adapter_knows(tokenizer: Any) -> None:
+    model = bloom()
+    result = trace(model, tokenizer, component="transformer.h.{layer}.output", target="Rome", seed=4)
+    assert [len(axis) for axis in result.axes] == [3, 6]
+    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    source, base, expected = rome(model, ids, WORDS.index("Rome"), lambda layer: model.transformer.h[layer], 3, 4)
+    assert result.source == pytest.approx(source, rel=1e-4)
+    assert float(result.base) == pytest.approx(base, rel=1e-4)
+    torch.testing.assert_close(result.values, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 3}, {"layers": [2, 0]}], ids=str)
+def test_a_path_with_layers_is_the_component_there(model: Any, tokenizer: Any, options: Any) -> None:
+    named = trace(model, tokenizer, component="block_output", **options)
+    by_path = trace(model, tokenizer, component="transformer.h.{layer}.output", **options)
+    torch.testing.assert_close(by_path.values, named.values)
+    assert by_path.axis("layer").labels == named.axis("layer").labels
+
+
+@pytest.mark.parametrize(
+    ("component", "message"),
+    [
+        ("transformer.g.{layer}.output", r"GPT2LMHeadModel has no modules 'transformer.g'.*transformer.h"),
+        ("transformer.{layer}.output", r"the modules of 'transformer' are not numbered from 0; they are \['wte'"),
+        ("transformer.h.{layer}.mpl.output", r"no module 'transformer.h.0.mpl'"),
+        (["transformer.h.{layer}.output", "mlp_output"], "don't go through the same layers"),
+    ],
+)
+def test_a_path_without_such_layers(model: Any, tokenizer: Any, component: Any, message: str) -> None:
+    with pytest.raises((intervene.UnknownSiteError, SweepError), match=message):
+        trace(model, tokenizer, component=component)
