@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -162,12 +164,21 @@ def _in_words(name: str, what: str, how: str = "") -> Iterator[None]:
     """Whatever goes wrong in transformers as one message that says what was being loaded."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except _failures() as error:
         local = Path(name).is_dir()
         where = f"the folder {name}" if local else f"{name} (no local folder of that name, so taken for one of the hub)"
         raise CommandError(
             f"{what} of {where} can't be loaded{' ' + how if how else ''}: {_first_sentence(error)}"
         ) from error
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """The errors that files which can't be read end in."""
+    # Weights that are cut short: EOFError and UnpicklingError as pickles, an error of its own as safetensors. Whoever
+    # raised that one has imported the package; here nothing needs it.
+    safetensors = sys.modules.get("safetensors")
+    own = () if safetensors is None else (safetensors.SafetensorError,)
+    return (OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError, pickle.UnpicklingError, *own)
 
 
 def _first_sentence(error: BaseException) -> str:

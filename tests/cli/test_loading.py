@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, ViTConfig
 
 PROMPT = ("--prompt", "The Silver Crane Tower", "--subject", "Silver")
@@ -50,6 +52,26 @@ def test_a_folder_without_weights(run, folder, tmp_path):
 def test_a_folder_without_a_tokenizer(run, folder, tmp_path):
     GPT2LMHeadModel.from_pretrained(folder).save_pretrained(tmp_path)
     assert "tokenizer" in refusal(run, tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1000, 5000])
+def test_weights_that_were_cut_short(run, folder, tmp_path, length):
+    cut = shutil.copytree(folder, tmp_path / "cut") / "model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:length])
+    message = refusal(run, cut.parent)
+    assert f"error: the model of the folder {cut.parent} can't be loaded: " in message
+    assert "header" in message
+    assert run("sites", cut.parent).stderr == message
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_pickled_weights_that_were_cut_short(run, folder, tmp_path, length):
+    copy = shutil.copytree(folder, tmp_path / "cut")
+    (copy / "model.safetensors").unlink()
+    torch.save(GPT2LMHeadModel.from_pretrained(folder).state_dict(), copy / "pytorch_model.bin")
+    whole = (copy / "pytorch_model.bin").read_bytes()
+    (copy / "pytorch_model.bin").write_bytes(whole[:length])
+    assert f"error: the model of the folder {copy} can't be loaded: " in refusal(run, copy)
 
 
 def test_a_tokenizer_of_another_model(run, folder, tmp_path):
