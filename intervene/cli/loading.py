@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -141,17 +143,34 @@ def read_config(name: str, revision: str | None = None) -> Any:
         CommandError: no such folder or model, or it can't be read.
     """
     package = transformers()
+    try:
+        _check_folder(name)
+    except OSError as error:
+        at = "" if error.filename in (None, name) else f" (at {error.filename})"
+        raise CommandError(f"{name} can't be looked into: {error.strerror or error}{at}") from error
+    with _in_words(name, "the config"):
+        return package.AutoConfig.from_pretrained(name, revision=revision)
+
+
+def _check_folder(name: str) -> None:
+    """Refuse a name that is neither a folder with a saved model nor one that the hub may have.
+
+    Raises:
+        CommandError: it is none.
+        OSError: it can't be told.
+    """
     folder = Path(name).expanduser()
     if folder.is_file():
         raise CommandError(f"{name} is a file; a model is a folder with config.json, weights and tokenizer")
+    # Python 3.14 says of a file in a folder that can't be entered that it isn't there.
+    if folder.is_dir() and not os.access(folder, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
     if folder.is_dir() and not (folder / "config.json").is_file():
         held = sorted(p.name for p in folder.iterdir())
         shown = ", ".join(held[:6]) + (", ..." if len(held) > 6 else "") if held else "nothing"
         raise CommandError(f"the folder {name} has no config.json, so it holds no saved model; it has {shown}")
     if not folder.exists() and _looks_local(name):
         raise CommandError(f"there is no folder {name}")
-    with _in_words(name, "the config"):
-        return package.AutoConfig.from_pretrained(name, revision=revision)
 
 
 def _looks_local(name: str) -> bool:

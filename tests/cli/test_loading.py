@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -36,6 +37,20 @@ def test_names_that_lead_nowhere(run, tmp_path):
     assert "it has weights.bin" in refusal(run, tmp_path)
     assert "no local folder of that name" in refusal(run, "nosuch/model")
     assert "alphanumeric" in refusal(run, "no such model")
+
+
+def test_a_folder_that_cannot_be_entered(run, folder, monkeypatch):
+    asked = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != folder and asked(path, mode))
+    assert refusal(run, folder) == f"error: {folder} can't be looked into: Permission denied\n"
+
+
+def test_a_folder_within_one_that_cannot_be_entered(run, folder, monkeypatch):
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert refusal(run, folder) == f"error: {folder} can't be looked into: Permission denied\n"
 
 
 def test_a_folder_with_a_broken_config(run, tmp_path):
