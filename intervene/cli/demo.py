@@ -51,6 +51,7 @@ def run(
 
     if prompt is not None and subject is None:
         raise typer.BadParameter("which part of --prompt is corrupted? Add --subject", param_hint="--prompt")
+    picture = options.picture_to(output, no_picture)
     own = prompt is None and subject is None
     if target is None and own:
         target = demo.DEMO_TARGET
@@ -74,6 +75,6 @@ def run(
                 samples=samples,
                 seed=seed,
             ),
-            picture=None if no_picture else output,
+            picture=picture,
             as_json=as_json,
         )

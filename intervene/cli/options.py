@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .console import CommandError
 
 # What matplotlib can write and a reader can open anywhere.
 PICTURES = (".png", ".pdf", ".svg")
@@ -45,6 +48,23 @@ Output = Annotated[
     ),
 ]
 NoPicture = Annotated[bool, typer.Option("--no-picture", help="Write no picture.")]
+
+
+def picture_to(output: Path, no_picture: bool) -> Path | None:
+    """Where the picture goes, asked before the trace is run; None where none is wanted.
+
+    Raises:
+        CommandError: nothing may be written there.
+    """
+    if no_picture:
+        return None
+    if not os.access(output if output.exists() else output.parent, os.W_OK):
+        where = f"{output}" if output.exists() else f"the folder {output.parent.absolute()}"
+        raise CommandError(
+            f"the picture can't be written to {output}: {where} is write-protected; say -o FILE for another place, or "
+            f"--no-picture"
+        )
+    return output
 
 
 def parse_layers(text: str | None) -> list[int] | None:

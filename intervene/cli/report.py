@@ -43,7 +43,8 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
     """Trace, show the result on stdout, and write the picture where a path is given.
 
     Raises:
-        CommandError: the tokenizer and the model don't go together, or the model's probabilities aren't numbers.
+        CommandError: the tokenizer and the model don't go together, the model's probabilities aren't numbers, or the
+            picture can't be written, after the result is shown.
         InterveneError: whatever the trace refuses.
     """
     _check_tokens(model, tokenizer, asked.prompt)
@@ -66,7 +67,17 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
             "some probabilities are not numbers: the model overflows in its dtype; try --dtype float32, or bfloat16"
         )
     readings = read(trace, subject_columns(tokenizer, asked.prompt, asked.subject)[-1])
-    written = _write(trace, asked, picture)
+    written = None
+    try:
+        written = _write(trace, asked, picture)
+    finally:
+        # Whatever becomes of the picture, what was computed is shown.
+        _show(trace, asked, readings, written, as_json=as_json)
+
+
+def _show(
+    trace: CausalTrace, asked: Asked, readings: tuple[Reading, ...], written: Path | None, *, as_json: bool
+) -> None:
     if as_json:
         print_json(_data(trace, asked, readings, written))
         return

@@ -68,6 +68,7 @@ def run(
     except typer.BadParameter as error:
         error.param_hint = "--layers"
         raise
+    picture = options.picture_to(output, no_picture)
     loaded, tokenizer = loading.causal_lm(model, device=device, dtype=dtype, attention=attention, revision=revision)
     with remarks():
         report(
@@ -85,6 +86,6 @@ def run(
                 seed=seed,
                 layers=chosen,
             ),
-            picture=None if no_picture else output,
+            picture=picture,
             as_json=as_json,
         )

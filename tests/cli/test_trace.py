@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,6 +93,43 @@ def test_without_a_picture_none_is_written(trace, elsewhere):
     assert "picture" not in result.stdout
     assert "one noise draw" in result.stdout
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("standing", [True, False])
+def test_a_picture_that_may_not_be_written_is_refused_before_the_model_is_loaded(run, elsewhere, monkeypatch, standing):
+    if standing:
+        (elsewhere / "causal_trace.png").touch()
+    kept = Path("causal_trace.png" if standing else ".")
+    asked = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: not (path == kept and mode & os.W_OK) and asked(path, mode))
+    monkeypatch.setattr("intervene.cli.loading.causal_lm", lambda *a, **o: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("intervene.cli.loading.demo_model", lambda *a, **o: pytest.fail("the model was loaded"))
+    for command in (("trace", "./nosuch", "--prompt", PROMPT, "--subject", SUBJECT), ("demo",)):
+        result = run(*command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        where = "causal_trace.png" if standing else f"the folder {elsewhere}"
+        assert result.stderr == (
+            f"error: the picture can't be written to causal_trace.png: {where} is write-protected; say -o FILE for "
+            f"another place, or --no-picture\n"
+        )
+
+
+def test_without_a_picture_the_folder_may_be_write_protected(trace, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    assert trace("--no-picture", "--samples", 1).exit_code == 0
+
+
+def test_the_result_is_shown_where_the_picture_fails_in_the_end(trace, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shown = trace("--samples", 1, "--no-picture").stdout
+    monkeypatch.setattr(intervene.tracing.CausalTrace, "plot", full)
+    result = trace("--samples", 1)
+    assert (result.exit_code, result.stdout) == (1, shown)
+    assert result.stderr == "error: the picture can't be written to causal_trace.png: No space left on device\n"
+    data = trace("--samples", 1, "--json")
+    assert (data.exit_code, json.loads(data.stdout)["picture"]) == (1, None)
 
 
 def test_without_matplotlib_the_heatmap_is_still_drawn(trace, uninstall, elsewhere):
