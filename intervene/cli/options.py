@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -13,12 +14,23 @@ from .console import CommandError
 # What matplotlib can write and a reader can open anywhere.
 PICTURES = (".png", ".pdf", ".svg")
 
+
+def above_zero(value: float) -> float:
+    """A finite number above 0: without noise there is nothing to trace, and endless noise is no number."""
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is no finite number above 0")
+    return value
+
+
 Component = Annotated[
     str, typer.Option(metavar="NAME", help="What is restored: block_output, mlp_output, attention_output, ...")
 ]
 Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many noise draws are averaged.")]
 Sigma = Annotated[
-    float, typer.Option(min=0.0, metavar="X", help="The noise, in standard deviations of the token embeddings.")
+    float,
+    typer.Option(
+        callback=above_zero, metavar="X", help="The noise, in standard deviations of the token embeddings; above 0."
+    ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")]
 Window = Annotated[

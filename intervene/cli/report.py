@@ -62,10 +62,7 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
         seed=asked.seed,
         progress=interactive(),
     )
-    if not (torch.isfinite(trace.values).all() and math.isfinite(trace.base) and math.isfinite(trace.source or 0.0)):
-        raise CommandError(
-            "some probabilities are not numbers: the model overflows in its dtype; try --dtype float32, or bfloat16"
-        )
+    _check_numbers(trace, next(model.parameters()).dtype, asked.sigma)
     readings = read(trace, subject_columns(tokenizer, asked.prompt, asked.subject)[-1])
     written = None
     try:
@@ -101,6 +98,21 @@ def _check_tokens(model: nn.Module, tokenizer: Any, prompt: str) -> None:
         raise CommandError(
             f"the tokenizer gives token {max(ids)} and the model knows {size}: they don't belong together"
         )
+
+
+def _check_numbers(trace: CausalTrace, dtype: torch.dtype, sigma: float) -> None:
+    if torch.isfinite(trace.values).all() and math.isfinite(trace.base) and math.isfinite(trace.source or 0.0):
+        return
+    # bfloat16 reaches as far as float32. The demo, which has no --dtype, runs in float32.
+    wider = ["--dtype float32, or bfloat16"] if dtype == torch.float16 else []
+    name = str(dtype).removeprefix("torch.")
+    if math.isfinite(trace.source or 0.0):
+        raise CommandError(
+            f"some probabilities are not numbers once the subject is corrupted: with noise of sigma {sigma:g} the "
+            f"model overflows in {name}; try {' or '.join(['a smaller --sigma', *wider])}"
+        )
+    cause = f"it overflows in {name}; try {wider[0]}" if wider else f"its weights are none, or it overflows in {name}"
+    raise CommandError(f"the model's probabilities are not numbers even without noise: {cause}")
 
 
 def _write(trace: CausalTrace, asked: Asked, path: Path | None) -> Path | None:

@@ -165,14 +165,35 @@ def test_dtype(trace, folder):
     assert data["source"] == pytest.approx(exact.source, abs=0.05)
 
 
-def test_probabilities_that_are_not_numbers_are_refused(run, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "way"),
+    [
+        ("float16", "it overflows in float16; try --dtype float32, or bfloat16"),
+        ("bfloat16", "its weights are none, or it overflows in bfloat16"),
+        ("float32", "its weights are none, or it overflows in float32"),
+    ],
+)
+def test_probabilities_that_are_not_numbers_are_refused(run, folder, tmp_path, dtype, way):
     model = AutoModelForCausalLM.from_pretrained(folder)
     torch.nn.init.constant_(model.get_parameter("transformer.ln_f.weight"), float("nan"))
     model.save_pretrained(tmp_path / "nan")
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "nan")
-    result = run("trace", tmp_path / "nan", "--prompt", PROMPT, "--subject", SUBJECT, "--target", "of")
-    assert result.exit_code == 1
-    assert "--dtype float32" in result.stderr
+    options = ("--prompt", PROMPT, "--subject", SUBJECT, "--target", "of", "--dtype", dtype)
+    result = run("trace", tmp_path / "nan", *options)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith(f"error: the model's probabilities are not numbers even without noise: {way}\n")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ways"),
+    [("float32", "a smaller --sigma"), ("float16", "a smaller --sigma or --dtype float32, or bfloat16")],
+)
+def test_noise_that_overflows_is_named(trace, dtype, ways):
+    result = trace("--sigma", "1e39", "--samples", 1, "--dtype", dtype)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.endswith(
+        f"once the subject is corrupted: with noise of sigma 1e+39 the model overflows in {dtype}; try {ways}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,6 +227,10 @@ def test_a_subject_that_is_not_in_the_prompt(run, folder):
         (["--layers", "a"], "neither a layer nor a range"),
         (["--layers", "1,0-2"], "named twice"),
         (["--window", "0"], "--window"),
+        (["--sigma", "0"], "0.0 is no finite number above 0"),
+        (["--sigma", "-1"], "-1.0 is no finite number above 0"),
+        (["--sigma", "inf"], "inf is no finite number above 0"),
+        (["--sigma", "nan"], "nan is no finite number above 0"),
     ],
 )
 def test_wrong_usage_is_refused_before_the_model_is_loaded(run, options, message):
