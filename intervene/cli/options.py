@@ -14,6 +14,9 @@ from .console import CommandError
 # What matplotlib can write and a reader can open anywhere.
 PICTURES = (".png", ".pdf", ".svg")
 
+# Below the sign of 64 bits: beyond, torch's generators wrap around or refuse.
+MOST_SEED = 2**63 - 1
+
 
 def above_zero(value: float) -> float:
     """A finite number above 0: without noise there is nothing to trace, and endless noise is no number."""
@@ -32,7 +35,7 @@ Sigma = Annotated[
         callback=above_zero, metavar="X", help="The noise, in standard deviations of the token embeddings; above 0."
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the noise.")]
+Seed = Annotated[int, typer.Option(min=0, max=MOST_SEED, metavar="N", help="Seed of the noise.")]
 Window = Annotated[
     int, typer.Option(min=1, metavar="N", help="How many layers around a cell's own are restored with it.")
 ]

@@ -231,6 +231,8 @@ def test_a_subject_that_is_not_in_the_prompt(run, folder):
         (["--sigma", "-1"], "-1.0 is no finite number above 0"),
         (["--sigma", "inf"], "inf is no finite number above 0"),
         (["--sigma", "nan"], "nan is no finite number above 0"),
+        (["--seed", "-1"], "'--seed'"),
+        (["--seed", "9" * 23], "'--seed'"),
     ],
 )
 def test_wrong_usage_is_refused_before_the_model_is_loaded(run, options, message):
