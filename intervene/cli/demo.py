@@ -24,10 +24,12 @@ Examples:
 
 def run(
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Another text of the demo's world; needs --subject.")
+        str | None,
+        typer.Option(callback=options.said, metavar="TEXT", help="Another text of the demo's world; needs --subject."),
     ] = None,
     subject: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The part of the prompt that is corrupted.")
+        str | None,
+        typer.Option(callback=options.said, metavar="TEXT", help="The part of the prompt that is corrupted."),
     ] = None,
     target: Annotated[
         str | None, typer.Option(metavar="TEXT", help="The word to measure; the model's own answer by default.")
@@ -55,7 +57,8 @@ def run(
     own = prompt is None and subject is None
     if target is None and own:
         target = demo.DEMO_TARGET
-    prompt = prompt or demo.DEMO_PROMPT
+    prompt = demo.DEMO_PROMPT if prompt is None else prompt
+    subject = demo.DEMO_SUBJECT if subject is None else subject
     model, tokenizer = loading.demo_model()
     unknown = loading.unknown_words(tokenizer, " ".join([prompt, target or ""]))
     if unknown:
@@ -67,7 +70,7 @@ def run(
             Asked(
                 model="the demo model",
                 prompt=prompt,
-                subject=subject or demo.DEMO_SUBJECT,
+                subject=subject,
                 target=target,
                 component=component,
                 window=window,

@@ -25,6 +25,13 @@ def above_zero(value: float) -> float:
     return value
 
 
+def said(value: str | None) -> str | None:
+    """A text that isn't blank, or none where the option wasn't given."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter(f"{value!r} says nothing: give a text")
+    return value
+
+
 Component = Annotated[
     str, typer.Option(metavar="NAME", help="What is restored: block_output, mlp_output, attention_output, ...")
 ]

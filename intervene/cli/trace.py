@@ -26,8 +26,10 @@ Examples:
 
 def run(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder with a saved model, or a model of the hub.")],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The text to trace.")],
-    subject: Annotated[str, typer.Option(metavar="TEXT", help="The part of the prompt that is corrupted.")],
+    prompt: Annotated[str, typer.Option(callback=options.said, metavar="TEXT", help="The text to trace.")],
+    subject: Annotated[
+        str, typer.Option(callback=options.said, metavar="TEXT", help="The part of the prompt that is corrupted.")
+    ],
     target: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The continuation to measure (its first token); the model's own by default."),

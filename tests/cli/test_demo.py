@@ -53,3 +53,23 @@ def test_a_prompt_needs_a_subject(run):
     result = run("demo", "--prompt", "The Silver Crane Tower is in")
     assert result.exit_code == 2
     assert "--subject" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", "", "--subject", ""], "'--prompt': '' says nothing"),
+        (["--prompt", "", "--subject", "Crane"], "'--prompt': '' says nothing"),
+        (["--subject", ""], "'--subject': '' says nothing"),
+        (["--subject", " "], "'--subject': ' ' says nothing"),
+    ],
+)
+def test_a_text_given_and_empty_is_not_the_one_built_in(run, options, message):
+    result = run("demo", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_another_subject_of_the_prompt_built_in(run):
+    data = json.loads(run("demo", "--subject", "Hollow", "--json", "--no-picture", "--samples", 1).stdout)
+    assert (data["prompt"], data["subject"]) == (demo.DEMO_PROMPT, "Hollow")

@@ -227,6 +227,8 @@ def test_a_subject_that_is_not_in_the_prompt(run, folder):
         (["--layers", "a"], "neither a layer nor a range"),
         (["--layers", "1,0-2"], "named twice"),
         (["--window", "0"], "--window"),
+        (["--prompt", ""], "'--prompt': '' says nothing"),
+        (["--subject", " "], "'--subject': ' ' says nothing"),
         (["--sigma", "0"], "0.0 is no finite number above 0"),
         (["--sigma", "-1"], "-1.0 is no finite number above 0"),
         (["--sigma", "inf"], "inf is no finite number above 0"),
