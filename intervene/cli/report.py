@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from ..adapted import Adapted, adapt
 from ..errors import MissingDependencyError
 from ..tracing import CausalTrace, causal_trace, subject_columns
 from .console import CommandError, interactive, note, print_json, stdout
@@ -43,13 +44,14 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
     """Trace, show the result on stdout, and write the picture where a path is given.
 
     Raises:
-        CommandError: the tokenizer and the model don't go together, the model's probabilities aren't numbers, or the
-            picture can't be written, after the result is shown.
+        CommandError: the tokenizer and the model don't go together, the prompt is too long, the model's probabilities
+            aren't numbers, or the picture can't be written, after the result is shown.
         InterveneError: whatever the trace refuses.
     """
-    _check_tokens(model, tokenizer, asked.prompt)
+    adapted = adapt(model)
+    _check_tokens(adapted, tokenizer, asked.prompt)
     trace = causal_trace(
-        model,
+        adapted,
         tokenizer,
         prompt=asked.prompt,
         subject=asked.subject,
@@ -88,16 +90,29 @@ def _show(
         console.print(Text(f"\nThe picture is in {written}"), soft_wrap=True)
 
 
-def _check_tokens(model: nn.Module, tokenizer: Any, prompt: str) -> None:
+def _check_tokens(adapted: Adapted, tokenizer: Any, prompt: str) -> None:
     ids = tokenizer(prompt)["input_ids"]
     if not ids:
         raise CommandError("the tokenizer makes no tokens of the prompt: are its files beside the model's?")
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    embeddings = getattr(adapted.model, "get_input_embeddings", lambda: None)()
     size = getattr(embeddings, "num_embeddings", None)
     if size is not None and max(ids) >= size:
         raise CommandError(
             f"the tokenizer gives token {max(ids)} and the model knows {size}: they don't belong together"
         )
+    most = _most_positions(adapted)
+    if most is not None and len(ids) > most:
+        raise CommandError(f"the prompt has {len(ids)} tokens, and the model takes {most}: say a shorter one")
+
+
+def _most_positions(adapted: Adapted) -> int | None:
+    """How many positions the model has learned; None where it computes them, or where nothing says."""
+    config = getattr(adapted.model, "config", None)
+    most = getattr(config, "n_positions", None)
+    # Many a model that states this maximum runs beyond it.
+    if adapted.adapter is not None and adapted.adapter.family in ("gpt2", "opt"):
+        most = getattr(config, "max_position_embeddings", most)
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def _check_numbers(trace: CausalTrace, dtype: torch.dtype, sigma: float) -> None:

@@ -73,3 +73,9 @@ def test_a_text_given_and_empty_is_not_the_one_built_in(run, options, message):
 def test_another_subject_of_the_prompt_built_in(run):
     data = json.loads(run("demo", "--subject", "Hollow", "--json", "--no-picture", "--samples", 1).stdout)
     assert (data["prompt"], data["subject"]) == (demo.DEMO_PROMPT, "Hollow")
+
+
+def test_a_prompt_longer_than_the_model(run):
+    result = run("demo", "--prompt", "Crane " * 65, "--subject", "Crane", "--no-picture")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: the prompt has 65 tokens, and the model takes 40: say a shorter one\n"

@@ -16,6 +16,8 @@ import intervene
 from intervene.cli.console import remarks
 from intervene.sweeps import SweepWarning
 
+from .conftest import WORDS
+
 PROMPT = "The Silver Crane Tower is located in the city of"
 SUBJECT = "Silver Crane Tower"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -216,6 +218,33 @@ def test_a_subject_that_is_not_in_the_prompt(run, folder):
     result = run("trace", folder, "--prompt", PROMPT, "--subject", "Space Needle")
     assert result.exit_code == 1
     assert "doesn't hold the subject 'Space Needle'" in result.stderr
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_prompt_longer_than_the_learned_positions(run, folder, tmp_path, monkeypatch, family):
+    model = intervene.tiny(family, vocab_size=len(WORDS), max_position_embeddings=12)
+    model.save_pretrained(tmp_path / "short")  # type: ignore[operator]
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "short")
+
+    def command(length):
+        prompt = "Crane " * length
+        options = ("--subject", "Crane", "--target", "of", "--samples", 1, "--no-picture")
+        return run("trace", tmp_path / "short", "--prompt", prompt, *options)
+
+    fits = command(12)
+    assert fits.exit_code == 0, fits.stderr
+    monkeypatch.setattr("intervene.cli.report.causal_trace", lambda *a, **o: pytest.fail("the model ran"))
+    result = command(13)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: the prompt has 13 tokens, and the model takes 12: say a shorter one\n"
+
+
+def test_a_prompt_longer_than_a_maximum_that_rotary_positions_only_state(run, folder, tmp_path):
+    model = intervene.tiny("llama", vocab_size=len(WORDS), max_position_embeddings=8)
+    model.save_pretrained(tmp_path / "rotary")  # type: ignore[operator]
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "rotary")
+    options = ("--prompt", PROMPT, "--subject", SUBJECT, "--samples", 1, "--no-picture")
+    assert run("trace", tmp_path / "rotary", *options).exit_code == 0
 
 
 @pytest.mark.parametrize(
