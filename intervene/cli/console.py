@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
@@ -23,9 +25,22 @@ class CommandError(InterveneError):
     """A command that can't do what it was asked, for a reason outside the library proper (files, the hub, devices)."""
 
 
+class Results(Console):
+    """The console for results, which says in words where they can't be written."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As a console prints.
+
+        Raises:
+            CommandError: stdout doesn't take it, a full disk for example.
+        """
+        with _writing():
+            super().print(*objects, **options)
+
+
 def stdout() -> Console:
     """The console for results; made at each call, since stdout may have been exchanged."""
-    return Console(highlight=False)
+    return Results(highlight=False)
 
 
 def stderr() -> Console:
@@ -45,7 +60,27 @@ def note(message: str) -> None:
 
 def print_json(data: Any) -> None:
     """``data`` as JSON on stdout, and nothing else there."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    with _writing():
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # Whoever read along has enough, as head has: typer ends quietly then.
+        raise
+    except OSError as error:
+        _drop_the_rest()
+        raise CommandError(f"the result can't be written to stdout: {error.strerror or error}") from error
+
+
+def _drop_the_rest() -> None:
+    """Let what stdout still holds go nowhere: Python would try to write it again as it ends, and fail again."""
+    # An exchanged stdout has no descriptor, and Python doesn't write it as it ends.
+    with suppress(io.UnsupportedOperation), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,25 @@ def test_without_transformers_a_command_names_the_extra(run, uninstall, folder):
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (1, "")
         assert 'pip install "torch-intervene[hf]"' in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [("demo", "--no-picture", "--samples", "1"), ("sites", "tiny:gpt2"), ("sites", "tiny:gpt2", "--json")],
+)
+def test_results_that_cannot_be_written(tmp_path, arguments):
+    command = [sys.executable, "-m", "intervene.cli", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: the result can't be written to stdout: No space left on device\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "intervene.cli", "sites", "tiny:gpt2"]
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False, cwd=tmp_path)
+    assert done.stderr == ""
