@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+from torch import nn
 
 from ..adapted import Adapted, adapt
 from ..components import canonical, components
@@ -21,7 +22,7 @@ from ..lenses import Composed, Lens, Whole
 from ..registry import families
 from ..sites import Site
 from . import loading, options
-from .console import CommandError, print_json, stdout
+from .console import CommandError, note, print_json, stdout
 
 EXAMPLES = """\
 Examples:
@@ -37,6 +38,10 @@ Examples:
 
 SAMPLES = ((1, 5), (2, 6))
 """Rows and columns of the inputs that tell what size of an axis the input decides."""
+
+
+# What a module has for a forward that says none of its own.
+HOLDS = nn.Module.forward
 
 
 @dataclass(frozen=True)
@@ -87,15 +92,14 @@ def run(
     """List a model's sites: address, shape, where the tensor flows by, and what it means.
 
     The shapes are those of forwards over random inputs of two sizes. A tensor of attention scores or patterns exists
-    under eager attention alone, and one of experts under the implementation batched_mm.
+    under eager attention alone, and one of experts under the implementation batched_mm. Of a model that no adapter
+    knows, the modules are listed.
     """
     loaded = loading.any_model(model, revision=revision, config_only=config_only)
     adapted = adapt(loaded)
     if adapted.adapter is None:
-        raise UnknownSiteError(
-            f"no adapter knows {type(loaded).__name__}, so its sites are its modules, by path (as in "
-            f"'path.to.module.output'). Families: {', '.join(sorted(families()))}"
-        )
+        _unadapted(adapted, model, as_json, {"--component": component, "--layer": layer, "--tower": tower})
+        return
     chosen = choose(adapted, component, layer, tower)
     rows = list(fold(chosen, shapes(adapted, chosen)))
     name = type(loaded).__name__
@@ -104,6 +108,44 @@ def run(
         print_json({**about, "sites": [row.to_dict() for row in rows]})
         return
     _show(f"{name} ({adapted.adapter.family}), {_layers(adapted)}", rows)
+
+
+def _unadapted(adapted: Adapted, model: str, as_json: bool, narrowed: Mapping[str, object]) -> None:
+    """List what can be reached in a model that no adapter knows: its modules.
+
+    Raises:
+        UnknownSiteError: narrowed down by what an adapter alone would know.
+    """
+    name = type(adapted.model).__name__
+    given = [option for option, value in narrowed.items() if value is not None]
+    if given:
+        raise UnknownSiteError(
+            f"no adapter knows {name}, so only its modules are known, by path: leave out {', '.join(given)}. Families: "
+            f"{', '.join(sorted(families()))}"
+        )
+    note(
+        f"no adapter knows {name}, so its sites are its modules, by path: any module's .input and .output is one. "
+        f"Families: {', '.join(sorted(families()))}"
+    )
+    found = modules(adapted.model)
+    if as_json:
+        about = {"model": model, "class": name, "family": None, "layers": None}
+        print_json({**about, "sites": [{"address": address, "class": kind} for address, kind in found.items()]})
+        return
+    console = stdout()
+    console.print(Text(f"{name}, {len(found)} modules", "bold"))
+    console.print()
+    width = max(map(len, found))
+    for address, kind in found.items():
+        # One line each, however narrow the terminal, for grep.
+        console.print(Text.assemble((address.ljust(width), "bold cyan"), f"  {kind}"), soft_wrap=True)
+
+
+def modules(model: nn.Module) -> dict[str, str]:
+    """The address of each module's output, and the module's class; without those that only hold others."""
+    # Lists and dicts of modules have no forward, so nothing flows by them.
+    running = {path: module for path, module in model.named_modules() if type(module).forward is not HOLDS}
+    return {f"{path}.output".removeprefix("."): type(module).__name__ for path, module in running.items()}
 
 
 def _layers(adapted: Adapted) -> str:

@@ -133,18 +133,46 @@ def test_layers_that_differ_are_not_folded_together(run, tmp_path, monkeypatch):
     ]
 
 
-def test_a_model_of_no_known_family(run, tmp_path):
-    from transformers import BartConfig, BartModel
+@pytest.fixture(scope="module")
+def unadapted(tmp_path_factory):
+    from transformers import T5Config, T5ForConditionalGeneration
 
-    config = BartConfig(
-        d_model=8, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8, vocab_size=16,
-        encoder_attention_heads=1, decoder_attention_heads=1,
-    )  # fmt: skip
-    BartModel(config).save_pretrained(tmp_path)
-    result = run("sites", tmp_path)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "no adapter knows BartModel" in result.stderr
+    path = tmp_path_factory.mktemp("t5")
+    config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, vocab_size=16)
+    T5ForConditionalGeneration(config).save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("options", [(), ("--config-only",)])
+def test_a_model_of_no_known_family_has_its_modules(run, unadapted, options):
+    from transformers import T5ForConditionalGeneration
+
+    data = sites(run, unadapted, *options)
+    assert (data["class"], data["family"], data["layers"]) == ("T5ForConditionalGeneration", None, None)
+    kinds = {row["address"]: row["class"] for row in data["sites"]}
+    assert kinds["encoder.block.1.output"] == "T5Block"
+    assert kinds["output"] == "T5ForConditionalGeneration"
+    model = T5ForConditionalGeneration.from_pretrained(unadapted)
+    adapted = intervene.adapt(model)
+    for address in kinds:
+        assert adapted[address].address == address
+    missing = {name for name, _ in model.named_modules()} - {a.removesuffix("output").rstrip(".") for a in kinds}
+    assert {type(model.get_submodule(name)).__name__ for name in missing} == {"ModuleList"}
+
+
+def test_a_model_of_no_known_family_is_said_to_be_one(run, unadapted):
+    result = run("sites", unadapted)
+    assert result.exit_code == 0, result.stderr
+    assert ["encoder.block.1.output", "T5Block"] in [line.split() for line in result.stdout.splitlines()]
+    assert result.stderr.startswith("note: no adapter knows T5ForConditionalGeneration, so its sites are its modules")
     assert "gpt2" in result.stderr
+
+
+def test_modules_have_neither_components_nor_layers(run, unadapted):
+    result = run("sites", unadapted, "--component", "mlp_output", "--layer", "0")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no adapter knows T5ForConditionalGeneration" in result.stderr
+    assert "leave out --component, --layer." in result.stderr
 
 
 def test_a_model_of_several_towers(run):
