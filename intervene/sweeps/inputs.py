@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import SweepError
+from ..sites import Site
 from .engine import accepts
 from .metrics import Metric
 from .noise import GaussianNoise
@@ -51,11 +52,21 @@ class Batch:
         return logits[torch.arange(len(logits)), torch.tensor(self.last)]
 
 
-def prepare(model: nn.Module, base: Mapping[str, Any], noise: GaussianNoise | None, metric: Metric) -> Batch:
+# The argument that asks for the last logits alone, in transformers and in mamba_ssm.
+_LAST_ALONE = ("logits_to_keep", "num_last_tokens")
+
+
+def prepare(
+    model: nn.Module, base: Mapping[str, Any], noise: GaussianNoise | None, metric: Metric, sites: Sequence[Site]
+) -> Batch:
     """The base's inputs as a batch.
 
+    Args:
+        sites: what is patched.
+
     Raises:
-        SweepError: no input of shape (batch, position, ...), or noise on several rows or columns out of range.
+        SweepError: no input of shape (batch, position, ...), noise on several rows or columns out of range, or logits
+            that are patched while the base asks for the last ones alone.
     """
     tensors = {n: v for n, v in base.items() if isinstance(v, Tensor) and v.dim() >= 2}
     if not tensors:
@@ -77,10 +88,29 @@ def prepare(model: nn.Module, base: Mapping[str, Any], noise: GaussianNoise | No
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     last = _last_columns(inputs)
-    wants_all = getattr(metric, "positions", "last") == "all"
+    _refuse_cut_logits(sites, inputs)
+    wants_all = getattr(metric, "positions", "last") == "all" or any(map(_may_be_logits, sites))
     if last is None and not wants_all and accepts(model, "logits_to_keep"):
         inputs.setdefault("logits_to_keep", 1)
     return Batch(inputs, rows, columns, last)
+
+
+def _may_be_logits(site: Site) -> bool:
+    # A module path may lead to the head: nothing says where it lies.
+    return site.component == "logits" or site.axes is None
+
+
+def _refuse_cut_logits(sites: Sequence[Site], inputs: Mapping[str, Any]) -> None:
+    cut = [f"{name}={inputs[name]}" for name in _LAST_ALONE if not _keeps_all(inputs.get(name))]
+    if cut and any(site.component == "logits" for site in sites):
+        raise SweepError(
+            f"logits are patched by the prompt's columns, some of which have none with {cut[0]} in base: leave it out"
+        )
+
+
+def _keeps_all(kept: Any) -> bool:
+    # A tensor lists the columns that are kept.
+    return kept is None or (isinstance(kept, int) and kept == 0)
 
 
 def _last_columns(inputs: Mapping[str, Any]) -> tuple[int, ...] | None:

@@ -97,9 +97,9 @@ def sweep(
         source = base
     components = [component] if isinstance(component, str) else list(component)
     names = plan.choose_axes(adapted, components, axes)
-    batch = inputs.prepare(adapted.model, base, noise, metric)
-    chosen_layers = _chosen("layer", layers, plan.depth(adapted, components)) if "layer" in names else []
     everywhere = plan.sites(adapted, components, "layer" in names)
+    batch = inputs.prepare(adapted.model, base, noise, metric, everywhere)
+    chosen_layers = _chosen("layer", layers, plan.depth(adapted, components)) if "layer" in names else []
     swept = sources.read(adapted, everywhere, batch, source, attention)
     chosen_heads = (
         _chosen("head", heads, _size(adapted, everywhere[0], "heads", batch, attention)) if "head" in names else []

@@ -338,3 +338,38 @@ def test_patches_matter(component: str) -> None:
         gpt2("eager"), base={"input_ids": ids}, source={"input_ids": ids + 20}, metric=METRIC, component=component
     )
     assert (result.values[:, -1] - result.base).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("component", ["logits", "lm_head.output"])
+@pytest.mark.parametrize("positions", [[-1], [0, -1], None])
+def test_logits_are_patched_by_the_columns_of_the_prompt(component: str, positions: list[int] | None) -> None:
+    """They are all computed then, where other sweeps ask for the last ones alone."""
+    model, ids = gpt2("sdpa"), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+
+    def patched(column: int) -> Tensor:
+        def change(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            output = output.clone()
+            output[:, column] = source[:, column]
+            return output
+
+        handle = model.lm_head.register_forward_hook(change)
+        logits: Tensor = model(input_ids=ids).logits
+        handle.remove()
+        return by_hand(logits, None)
+
+    with torch.no_grad():
+        source = model(input_ids=ids + 20).logits
+        expected = torch.stack([patched(column) for column in positions or range(4)], 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = intervene.sweep(
+            model,
+            base={"input_ids": ids},
+            source={"input_ids": ids + 20},
+            metric=METRIC,
+            component=component,
+            axes=("position",),
+            positions=positions,
+        )
+    torch.testing.assert_close(result.samples, expected, atol=1e-5, rtol=1e-5)
+    assert (result.values[-1] - result.base).abs() > 1e-3

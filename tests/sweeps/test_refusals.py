@@ -64,6 +64,14 @@ def test_no_source(model: Any) -> None:
         ({"base": {"input_ids": IDS.repeat(2, 1)}, "noise": GaussianNoise([0])}, "one prompt at a time; base has 2"),
         ({"noise": GaussianNoise([4])}, r"noise positions \[4\] out of range"),
         ({"metric": Probability(61)}, "vocabulary of 61"),
+        (
+            {"component": "logits", "base": {"input_ids": IDS, "logits_to_keep": torch.tensor([1, 2])}},
+            r"logits_to_keep=tensor\(\[1, 2\]\) in base",
+        ),
+        (
+            {"component": "logits", "base": {"input_ids": IDS, "logits_to_keep": 2}},
+            "some of which have none with logits_to_keep=2 in base: leave it out",
+        ),
     ],
 )
 def test_inputs_that_do_not_go_together(model: Any, options: dict[str, Any], message: str) -> None:
