@@ -14,7 +14,7 @@ from ..adapted import Adapted, adapt
 from ..errors import InterveneError, SweepError, UnknownSiteError
 from ..selection import find_axis
 from ..sites import Site
-from . import engine, inputs, plan, sources
+from . import arguments, engine, inputs, plan, sources
 from .metrics import Metric, describe, measure
 from .noise import GaussianNoise
 from .prefix import Prefix
@@ -79,14 +79,21 @@ def sweep(
         Values (layers, positions), or whatever ``axes`` were asked for; the mean over examples, and each example's.
 
     Raises:
-        SweepError: axes, inputs or metric that don't go together, or a model in training mode.
+        SweepError: an argument that isn't what it must be, axes, inputs or metric that don't go together, or a model
+            in training mode.
         UnknownSiteError: a component or layer that the model doesn't have.
     """
     adapted = model if isinstance(model, Adapted) else adapt(model)
     if adapted.model.training:
         raise SweepError("the model is in training mode, where dropout differs between runs: call model.eval()")
-    if window < 1:
-        raise SweepError(f"window counts layers, at least 1; found {window}")
+    arguments.check_inputs("base", base)
+    arguments.check_metric(metric)
+    arguments.check_noise(noise)
+    window = arguments.layers_around(window)
+    layers, positions, heads = (
+        arguments.indices(name, given)
+        for name, given in (("layers", layers), ("positions", positions), ("heads", heads))
+    )
     if not isinstance(memory, int) or memory < 1:
         raise SweepError(f"memory is a whole number of bytes, such as {GIB} for 1 GiB; found {memory!r}")
     if method not in (None, engine.GROWING, engine.BATCH, engine.LOOP):
@@ -95,8 +102,10 @@ def sweep(
         if noise is None:
             raise SweepError("a sweep patches from somewhere: give source=inputs (or a number), or noise=")
         source = base
-    components = [component] if isinstance(component, str) else list(component)
-    names = plan.choose_axes(adapted, components, axes)
+    if not isinstance(source, (int, float)):
+        arguments.check_inputs("source", source)
+    components = arguments.components(component)
+    names = plan.choose_axes(adapted, components, arguments.axes(axes))
     everywhere = plan.sites(adapted, components, "layer" in names)
     batch = inputs.prepare(adapted.model, base, noise, metric, everywhere)
     chosen_layers = _chosen("layer", layers, plan.depth(adapted, components)) if "layer" in names else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,53 @@ def test_no_source(model: Any) -> None:
 def test_inputs_that_do_not_go_together(model: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SweepError, match=message):
         sweep(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base": IDS}, r"base=\{'input_ids': ids\}; found a tensor of shape \(1, 4\)"),
+        ({"base": "The cat"}, r"base=tokenizer\(text, return_tensors='pt'\); found 'The cat'"),
+        ({"source": IDS}, r"source=\{'input_ids': ids\}, or a number that is written; found a tensor"),
+        ({"source": "The dog"}, r"source=tokenizer\(.*found 'The dog'"),
+        ({"source": "x" * 99}, r"found 'x{56}\.\.\.$"),
+        ({"layers": 2}, r"layers is a list of whole numbers: say layers=\[2\]; found 2"),
+        ({"layers": torch.tensor(2)}, r"say layers=\[2\]; found a tensor of shape \(\)"),
+        ({"layers": [0, 1.0]}, r"say layers=\[0, 1\]; found \[0, 1\.0\]"),
+        ({"layers": [True, False, True]}, r"found \[True, False, True\]"),
+        ({"layers": torch.tensor([True, False, True])}, r"found a tensor of shape \(3,\)"),
+        ({"positions": -1}, r"say positions=\[-1\]; found -1"),
+        ({"positions": "12"}, r"say positions=\[0, 1\]; found '12'"),
+        ({"heads": 1}, r"say heads=\[1\]; found 1"),
+        ({"component": []}, r"component='block_output', or a list of at least one; found \[\]"),
+        ({"component": None}, "found None"),
+        ({"component": [3]}, r"found \[3\]"),
+        ({"axes": "layer"}, r"say axes=\['layer'\]; found 'layer'"),
+        ({"axes": 2}, r"say axes=\['layer'\]; found 2"),
+        (
+            {"metric": "prob"},
+            r"Probability\(token\), LogProbability\(token\), LogitDiff.*KLDivergence\(\).*found 'prob'",
+        ),
+        ({"metric": Probability}, r"the class Probability itself: make one, as in metric=Probability\(token\)"),
+        ({"noise": 3.0}, r"GaussianNoise\(positions, sigma=3\.0\); found 3\.0"),
+        ({"window": 1.5}, r"window counts layers.*found 1\.5"),
+        ({"window": "2"}, "found '2'"),
+    ],
+)
+def test_arguments_of_another_kind(model: Any, options: dict[str, Any], message: str) -> None:
+    """They are refused before anything runs."""
+    ran: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: ran.append(1))
+    with pytest.raises(SweepError, match=message):
+        sweep(model, **options)
+    assert not ran
+
+
+def test_whole_numbers_of_other_libraries(model: Any) -> None:
+    listed = sweep(model, layers=[0, 2], positions=[1, -1], window=2)
+    result = sweep(model, layers=numpy.array([0, 2]), positions=torch.tensor([1, -1]), window=numpy.int64(2))
+    assert result.axes == listed.axes
+    assert torch.equal(result.values, listed.values)
 
 
 @pytest.mark.parametrize("layers", [[3], [-4, 0]])
