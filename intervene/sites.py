@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import index
 from typing import Any, overload
 
 from torch import Tensor
 
-from .errors import SelectionError
+from .components import canonical, components
+from .errors import SelectionError, UnknownSiteError, did_you_mean
 from .lenses import Lens, Whole
 from .ports import Port
 from .selection import Selectable, Selection
@@ -92,6 +94,54 @@ class Site:
         return f"<Site {self.address}: {self.port}>"
 
 
+def component_name(component: Any) -> str:
+    """The canonical name of a component, or of what another tool calls it.
+
+    Raises:
+        TypeError: no name.
+    """
+    if not isinstance(component, str):
+        raise TypeError(f"component is a name, such as 'block_output'; found {component!r}")
+    return canonical(component)
+
+
+def whole_layer(layer: Any) -> int:
+    """A layer's number as an int.
+
+    Raises:
+        UnknownSiteError: no whole number, as ``"1"`` or ``1.0``.
+    """
+    try:
+        return index(layer)
+    except TypeError:
+        raise UnknownSiteError(f"layer is a whole number, as in layer=1; found {layer!r}") from None
+
+
+def _of_layer(sites: Sequence[Site], layer: int) -> tuple[Site, ...]:
+    """The sites of a layer, which counts from the end of its own tower where it is negative."""
+    layers: dict[str | None, list[int]] = {}
+    for site in sites:
+        if site.layer is not None and site.layer not in layers.setdefault(site.tower, []):
+            layers[site.tower].append(site.layer)
+    chosen = {tower: _counted(sorted(having), layer) for tower, having in layers.items()}
+    found = tuple(s for s in sites if s.layer is not None and s.layer == chosen[s.tower])
+    if not found:
+        having = "; ".join(f"{tower + ': ' if tower else ''}{_listed(sorted(n))}" for tower, n in layers.items())
+        raise UnknownSiteError(f"no site of layer {layer}; the layers of these sites: {having or 'none'}")
+    return found
+
+
+def _counted(layers: Sequence[int], layer: int) -> int | None:
+    if layer >= 0:
+        return layer
+    return layers[layer] if -layer <= len(layers) else None
+
+
+def _listed(layers: Sequence[int]) -> str:
+    gapless = len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1
+    return f"{layers[0]} to {layers[-1]}" if gapless else ", ".join(map(str, layers))
+
+
 class Sites(Sequence[Site]):
     """A model's sites in the order of computation; filter, index or iterate."""
 
@@ -104,10 +154,46 @@ class Sites(Sequence[Site]):
         layer: int | None = None,
         tower: str | None = None,
     ) -> Sites:
-        """The sites that match everything that is given."""
-        wanted = {"component": component, "layer": layer, "tower": tower}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        return Sites(s for s in self if all(getattr(s, n) == v for n, v in given.items()))
+        """The sites that match everything that is given, in the order of computation.
+
+        Args:
+            component: a canonical name or an alias of one, for example ``"block_output"``.
+            layer: which block, negative ones from the end of the layers that each tower has here.
+            tower: which tower of a model with several.
+
+        Returns:
+            The sites; none where what is given exists apart but not together, or where the vocabulary has the component
+            and these sites don't.
+
+        Raises:
+            UnknownSiteError: no such component, layer or tower; the message names the nearest, or those there are.
+            TypeError: a component that isn't a name.
+        """
+        found = self._sites if tower is None else self._of_tower(tower)
+        if layer is not None:
+            found = _of_layer(found, whole_layer(layer))
+        if component is not None:
+            name = self._known(component)
+            found = tuple(s for s in found if s.component == name)
+        return Sites(found)
+
+    def _of_tower(self, tower: str) -> tuple[Site, ...]:
+        found = tuple(s for s in self._sites if s.tower == tower)
+        if not found:
+            having = list(dict.fromkeys(s.tower for s in self._sites if s.tower is not None))
+            raise UnknownSiteError(
+                f"no site of a tower {tower!r}.{did_you_mean(str(tower), having)} These sites' towers: "
+                f"{', '.join(having) or 'one, unnamed'}"
+            )
+        return found
+
+    def _known(self, component: str) -> str:
+        name = component_name(component)
+        having = dict.fromkeys(s.component for s in self._sites)
+        if name not in having and name not in components():
+            near = did_you_mean(component, having)
+            raise UnknownSiteError(f"no component {component!r}.{near} These sites have: {', '.join(having) or 'none'}")
+        return name
 
     @overload
     def __getitem__(self, index: int) -> Site: ...

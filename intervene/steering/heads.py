@@ -78,7 +78,8 @@ def probe_heads(
         seed: of the split.
 
     Raises:
-        ValueError: labels that aren't 0 and 1, too few of either, or not as many as rows.
+        ValueError: labels that aren't 0 and 1, too few of either, or not as many as rows; a component without heads.
+        UnknownSiteError: no such component.
     """
     marks = labels.long()
     if marks.dim() != 1 or not set(marks.tolist()) <= {0, 1} or min(marks.sum(), (1 - marks).sum()) < 4:

@@ -99,10 +99,12 @@ def placed(adapted: Adapted, component: str) -> tuple[str | None, str]:
     tower, _, bare = component.rpartition(".")
     if tower in adapted.towers:
         return tower, canonical(bare)
-    having = {site.tower for site in adapted.sites.filter(component=canonical(component))}
+    name = canonical(component)
+    # Not by `filter`, which refuses a module path.
+    having = {site.tower for site in adapted.sites if site.component == name}
     if len(having) > 1:
         adapted.site(component)  # raises, with the towers
-    return (having.pop() if having else None), canonical(component)
+    return (having.pop() if having else None), name
 
 
 def depth(adapted: Adapted, components: Sequence[str]) -> int:
@@ -140,8 +142,7 @@ def _layered(adapted: Adapted, component: str) -> bool:
     if LAYER in component:
         return True
     tower, name = placed(adapted, component)
-    found = adapted.sites.filter(component=name, tower=tower)
-    return bool(found) and found[0].layer is not None
+    return any(s.layer is not None for s in adapted.sites if s.component == name and tower in (None, s.tower))
 
 
 def make(

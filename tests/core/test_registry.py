@@ -151,12 +151,50 @@ def test_tiny_is_seeded_and_leaves_the_random_state(ids: Tensor) -> None:
     assert intervene.tiny("gpt2", n_layer=5).config.n_layer == 5  # type: ignore[union-attr]
 
 
+def test_sites_filter_knows_aliases_and_layers_from_the_end(adapted: intervene.Adapted) -> None:
+    sites = adapted.sites
+    assert list(sites.filter("attention_weight")) == [adapted.site("attention_weight", layer) for layer in range(3)]
+    assert list(sites.filter(layer=-1)) == list(sites.filter(layer=2))
+    assert list(sites.filter("mlp_output", layer=-3)) == [adapted.site("mlp_output", 0)]
+
+
+def test_sites_filter_is_empty_where_what_exists_does_not_meet(adapted: intervene.Adapted) -> None:
+    assert len(adapted.sites.filter("logits", layer=0)) == 0
+    assert len(adapted.sites.filter("register_tokens")) == 0  # of the vocabulary, and GPT-2 has none
+    assert len(adapted.sites.filter("mlp_output").filter("logits")) == 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"component": "mlp_outptu"}, r"no component 'mlp_outptu'\. Did you mean 'mlp_output'.*These sites have: emb"),
+        ({"component": "nope"}, r"no component 'nope'\. These sites have: embedding_output, .*, logits$"),
+        ({"layer": 3}, "no site of layer 3; the layers of these sites: 0 to 2"),
+        ({"layer": -4}, "no site of layer -4; the layers of these sites: 0 to 2"),
+        ({"component": "logits", "layer": 3}, "no site of layer 3"),
+        ({"layer": "1"}, "layer is a whole number, as in layer=1; found '1'"),
+        ({"tower": "vision"}, r"no site of a tower 'vision'\. These sites' towers: one, unnamed"),
+    ],
+)
+def test_sites_filter_refuses_what_no_site_has(
+    adapted: intervene.Adapted, wanted: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnknownSiteError, match=message):
+        adapted.sites.filter(**wanted)
+
+
+def test_sites_of_no_layer_have_none_to_choose(adapted: intervene.Adapted) -> None:
+    with pytest.raises(UnknownSiteError, match="no site of layer 0; the layers of these sites: none"):
+        adapted.sites.filter("logits").filter(layer=0)
+    with pytest.raises(UnknownSiteError, match="no site of layer 1; the layers of these sites: 0, 2"):
+        intervene.Sites([adapted.site("mlp_output", 0), adapted.site("mlp_output", 2)]).filter(layer=1)
+
+
 def test_sites_filter_and_index(adapted: intervene.Adapted) -> None:
     sites = adapted.sites
     assert len(sites.filter(layer=1)) == 17
     assert [s.layer for s in sites.filter(component="mlp_output")] == [0, 1, 2]
     assert [s.address for s in sites.filter(component="mlp_output", layer=2)] == ["layer.2.mlp_output"]
-    assert len(sites.filter(tower="vision")) == 0
     assert sites[0].address == "embedding_output"
     assert [s.address for s in sites[-2:]] == ["final_norm_output", "logits"]
     assert sites[0] in sites

@@ -229,6 +229,15 @@ class TestSites:
     def test_filter(self, duet: intervene.Adapted) -> None:
         assert {s.tower for s in duet.sites.filter("block_output")} == {"low", "high"}
         assert len(duet.sites.filter("block_output", tower="high")) == HIGH
+        last = [duet.site("block_output", -1, tower) for tower in ("low", "high")]
+        assert list(duet.sites.filter("block_output", layer=-1)) == last
+        assert {s.tower for s in duet.sites.filter(layer=HIGH - 1)} == {"high"}
+        with pytest.raises(UnknownSiteError, match=rf"no site of layer {HIGH - 1}; .*: low: 0"):
+            duet.sites.filter(layer=HIGH - 1, tower="low")
+        with pytest.raises(
+            UnknownSiteError, match=r"tower 'hihg'\. Did you mean 'high'\? These sites' towers: low, high"
+        ):
+            duet.sites.filter(tower="hihg")
 
 
 class TestSessions:
