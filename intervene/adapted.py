@@ -19,7 +19,7 @@ from .guards import require_python, unwrapped
 from .placement import usable_device, usable_dtype
 from .ports import Input, Output, Port
 from .session import Keep, Session, Stop, Written
-from .sites import Site, Sites, Values
+from .sites import Site, Sites, Values, component_name, whole_layer
 
 _ADDRESS = re.compile(r"(?:(?P<tower>\w+)\.)??(?:layer\.(?P<layer>-?\d+)\.)?(?P<component>\w+)")
 _ENDS: dict[str, type[Input] | type[Output]] = {"input": Input, "output": Output}
@@ -67,8 +67,9 @@ class Adapted:
         Raises:
             AbsentComponentError: the family has no such component; the message says why.
             UnknownSiteError: no such component, layer or tower; the message names the nearest.
+            TypeError: a component that isn't a name.
         """
-        name = canonical(component)
+        name = component_name(component)
         if tower is not None and tower not in self.towers:
             raise UnknownSiteError(
                 f"{type(self.model).__name__} has no tower {tower!r}; it has {', '.join(self.towers) or 'one, unnamed'}"
@@ -89,6 +90,7 @@ class Adapted:
         count = len(found)
         if layer is None:
             raise UnknownSiteError(f"{component} exists in each of {count} layers: say layer=0 to layer={count - 1}")
+        layer = whole_layer(layer)
         if not -count <= layer < count:
             where = type(self.model).__name__ if having[0] is None else f"the tower {having[0]}"
             raise UnknownSiteError(f"layer {layer} is out of range: {where} has {count} layers (0 to {count - 1})")

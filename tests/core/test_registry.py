@@ -190,6 +190,18 @@ def test_sites_of_no_layer_have_none_to_choose(adapted: intervene.Adapted) -> No
         intervene.Sites([adapted.site("mlp_output", 0), adapted.site("mlp_output", 2)]).filter(layer=1)
 
 
+@pytest.mark.parametrize("layer", ["1", 1.0])
+def test_a_layer_that_is_no_whole_number(adapted: intervene.Adapted, layer: Any) -> None:
+    with pytest.raises(UnknownSiteError, match=f"layer is a whole number, as in layer=1; found {layer!r}"):
+        adapted.site("block_output", layer=layer)
+
+
+def test_a_component_that_is_no_name(adapted: intervene.Adapted) -> None:
+    for ask in (adapted.site, adapted.sites.filter):
+        with pytest.raises(TypeError, match="component is a name, such as 'block_output'; found 3"):
+            ask(3)  # type: ignore[arg-type]
+
+
 def test_sites_filter_and_index(adapted: intervene.Adapted) -> None:
     sites = adapted.sites
     assert len(sites.filter(layer=1)) == 17
