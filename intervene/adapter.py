@@ -102,7 +102,11 @@ class Adapter(ABC):
 
     @classmethod
     def tiny(cls, model: str | None = None, seed: int = 0, **config: Any) -> nn.Module:
-        """A small model of the family, made from a config alone, with weights drawn from ``seed``."""
+        """A small model of the family, made from a config alone, with weights drawn from ``seed``.
+
+        Raises:
+            UnsupportedModelError: the adapter doesn't override this, or ``model`` is no class of the family.
+        """
         raise UnsupportedModelError(f"{cls.__name__} has no tiny model; override Adapter.tiny")
 
     @classmethod
@@ -118,8 +122,10 @@ class Adapter(ABC):
         """Random inputs that a model of the family can be called with, for quick tries and for the laws.
 
         Args:
+            model: a model of the family, whose config says what the inputs may hold.
             rows: examples in the batch.
             columns: positions, where the inputs decide how many.
+            generator: what they are drawn from; torch's own random state by default.
 
         Raises:
             UnsupportedModelError: the family's models take no token ids, and it doesn't override this.
@@ -134,7 +140,11 @@ class Adapter(ABC):
 
     @classmethod
     def example_past(cls, model: nn.Module, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments with which a call of the model continues after ``inputs``: the cache that these leave."""
+        """The arguments with which a call of the model continues after ``inputs``: the cache that these leave.
+
+        Raises:
+            UnsupportedModelError: the model returns no cache, and its adapter doesn't override this.
+        """
         output = model(**inputs, use_cache=True)
         name = next((n for n in ("past_key_values", "cache_params") if getattr(output, n, None) is not None), None)
         if name is None:
@@ -198,7 +208,12 @@ class Adapter(ABC):
         return sum(len(self.blocks_of(tower)) for tower in self.by_tower)
 
     def blocks_of(self, tower: str | None) -> nn.ModuleList:
-        """The model's own list of a tower's blocks; an empty one for a tower without."""
+        """The model's own list of a tower's blocks; an empty one for a tower without.
+
+        Raises:
+            UnsupportedModelError: what stands at the blocks' path is no list of modules.
+            KeyError: the model has no tower of that name.
+        """
         if not self.by_tower[tower].blocks:
             return nn.ModuleList()
         path = self._block_paths[tower]

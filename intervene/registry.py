@@ -60,6 +60,7 @@ def tiny(name: str, model: str | None = None, *, seed: int = 0, **config: Any) -
 
     Raises:
         UnknownSiteError: no such family.
+        UnsupportedModelError: the family has no model class of that name, or its adapter makes no tiny models.
         MissingDependencyError: the package that has the model's code is not installed.
     """
     return family(name).tiny(model, seed, **config)

@@ -35,10 +35,23 @@ class Session:
     Made by `Adapted.session`. Hooks exist between ``with`` and its end, whatever happens in between; several sites
     at one port share one hook. At a port, writes act in the order they were given, and reads see what flows on.
 
-    ``reads`` are the sites to read, each by what the caller called it.
+    Its arguments are those of `Adapted.session`, which documents ``grad``, ``keep``, ``device``, ``dtype`` and
+    ``attention``; here addresses are already sites, and devices and dtypes known to be some.
+
+    Args:
+        model: the model whose calls are seen, the hooked one.
+        reads: the sites to read, each by what the caller called it.
+        writes: the sites to write with what is written there, in that order.
+        stop: leave the forward by raising `Stop` once every read has its value, for a caller that catches it. Where
+            accelerate offloads a module that is read, the forward runs to its end all the same.
+        towers: the path of the module that takes a tower's sequence, by the tower's name, for the towers whose
+            positions aren't the model's own (`Adapter.roots`).
 
     Attributes:
         values: what was read, by site or address.
+
+    Raises:
+        SessionError: ``keep`` is neither ``"last"`` nor ``"all"``.
     """
 
     def __init__(
@@ -79,7 +92,11 @@ class Session:
 
     @property
     def values(self) -> Values:
-        """The tensors read so far, by site or address; with ``keep="all"`` a list with one for each forward."""
+        """The tensors read so far, by site or address; with ``keep="all"`` a list with one for each forward.
+
+        Raises:
+            SessionError: the session wasn't entered.
+        """
         if not self._entered:
             raise SessionError("the session has no values yet: enter it with `with` and call the model")
         return self._values

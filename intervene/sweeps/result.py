@@ -123,7 +123,11 @@ class SweepResult:
         return draw(self, ax, path)
 
     def select(self, **labels: Any) -> SweepResult:
-        """The result at one label of some axes, for example ``select(component="mlp_output")``."""
+        """The result at one label of some axes, for example ``select(component="mlp_output")``.
+
+        Raises:
+            SweepError: the result has no such axis, or its axis no such label.
+        """
         values, samples, axes = self.values, self.samples, self.axes
         for name, label in labels.items():
             axis = self.axis(name)

@@ -154,8 +154,20 @@ def evaluate(
 ) -> Record:
     """The mean ``loss`` and ``accuracy`` (the metric) over ``batches``, each batch weighted by its examples.
 
+    Args:
+        intervenable: a model with its interventions, which are left as they are.
+        batches: gone through once (a DataLoader or a list).
+        prepare: turns a batch into a `Call` or into a batch of a form that `call_of` knows.
+        loss: of the intervened logits and the labels.
+        metric: likewise, a mean over the batch.
+        autocast: "bf16" or "fp16" computes forwards in that dtype where torch does so; a dtype does as well.
+        progress: show a bar.
+
+    Returns:
+        ``{"loss": ..., "accuracy": ...}``.
+
     Raises:
-        TrainingError: no batches, or ones of an unknown form.
+        TrainingError: no batches, ones of an unknown form, or another word for ``autocast``.
     """
     dtype = autocast_of(autocast)
     total = {"loss": 0.0, "accuracy": 0.0}
