@@ -117,6 +117,20 @@ def indices(argument: str, given: Any) -> list[int] | None:
     return kept
 
 
+def texts(given: Any) -> list[str] | None:
+    """Each column's text as a list; None for none.
+
+    Raises:
+        SweepError: a text alone, or entries that aren't texts.
+    """
+    if given is None:
+        return None
+    entries = None if isinstance(given, str) else _listed(given)
+    if entries is None or not all(isinstance(entry, str) for entry in entries):
+        raise SweepError(f"tokens is a list of texts, one for each column, as in ['The', ' cat']; found {found(given)}")
+    return entries
+
+
 def layers_around(window: Any) -> int:
     """The window, a number of layers.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..adapted import Adapted, adapt
-from ..errors import InterveneError, SweepError, UnknownSiteError
+from ..errors import InterveneError, SelectionError, SweepError, UnknownSiteError
 from ..selection import find_axis
 from ..sites import Site
 from . import arguments, engine, inputs, plan, sources
@@ -90,6 +90,7 @@ def sweep(
     arguments.check_metric(metric)
     arguments.check_noise(noise)
     window = arguments.layers_around(window)
+    tokens = arguments.texts(tokens)
     layers, positions, heads = (
         arguments.indices(name, given)
         for name, given in (("layers", layers), ("positions", positions), ("heads", heads))
@@ -107,6 +108,7 @@ def sweep(
     components = arguments.components(component)
     names = plan.choose_axes(adapted, components, arguments.axes(axes))
     everywhere = plan.sites(adapted, components, "layer" in names)
+    _require_axes(everywhere, names, positions)
     batch = inputs.prepare(adapted.model, base, noise, metric, everywhere)
     chosen_layers = _chosen("layer", layers, plan.depth(adapted, components)) if "layer" in names else []
     swept = sources.read(adapted, everywhere, batch, source, attention)
@@ -163,6 +165,18 @@ def sweep(
         title=title or f"{describe(metric)} after patching {', '.join(components)}",
         notes={} if noise is None else {"noise": {"sigma": noise.sigma, "samples": noise.samples, "seed": noise.seed}},
     )
+
+
+def _require_axes(sites: Sequence[Site], names: Sequence[str], positions: Sequence[int] | None) -> None:
+    # Left to the batched runs, a missing axis would be taken for a model whose batch is fixed.
+    chosen = {"heads": "head" in names, "positions": "position" in names or positions is not None}
+    for site in sites:
+        for what, needed in chosen.items():
+            if needed and site.axes is not None:
+                try:
+                    find_axis(what, site.axes, len(site.axes))
+                except SelectionError as error:
+                    raise SweepError(f"{site}: {error}; choose other axes=") from None
 
 
 def _method(runs: engine.Runs, grid: plan.Plan, kind: tuple[Any, ...]) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import intervene
+from intervene import SweepError
 from intervene.sweeps import LogitDifference
 
 METRIC = LogitDifference(1, 3)
@@ -58,3 +59,13 @@ def test_heads_of_an_image_model() -> None:
     )
     assert found.values.shape == (3, 3)
     assert len({round(float(v), 5) for v in found.values.flatten()}) == 9
+
+
+def test_a_component_without_positions_is_refused_before_anything_runs() -> None:
+    model: Any = intervene.tiny("vit")
+    images = intervene.families()["vit"].example_inputs(model, 1)
+    ran: list[int] = []
+    model.register_forward_pre_hook(lambda module, args: ran.append(1))
+    with pytest.raises(SweepError, match="logits: cannot choose positions: the axes here are batch, class; choose"):
+        intervene.sweep(model, base=images, source=0.0, component="logits", metric=METRIC)
+    assert not ran
