@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..adapted import adapt
 from . import loading, options
 from .console import note, remarks
 from .report import Asked, report
@@ -65,7 +66,7 @@ def run(
         note(f"the demo model has never seen {', '.join(unknown)}; it reads {tokenizer.unk_token} there")
     with remarks():
         report(
-            model,
+            adapt(model),
             tokenizer,
             Asked(
                 model="the demo model",

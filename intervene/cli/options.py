@@ -33,7 +33,11 @@ def said(value: str | None) -> str | None:
 
 
 Component = Annotated[
-    str, typer.Option(metavar="NAME", help="What is restored: block_output, mlp_output, attention_output, ...")
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What is restored: block_output, mlp_output, attention_output, or modules by path: h.{layer}.mlp.output.",
+    ),
 ]
 Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many noise draws are averaged.")]
 Sigma = Annotated[

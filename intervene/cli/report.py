@@ -14,9 +14,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
-from ..adapted import Adapted, adapt
+from ..adapted import Adapted
 from ..errors import MissingDependencyError
 from ..tracing import CausalTrace, causal_trace, subject_columns
 from .console import CommandError, interactive, note, print_json, stdout
@@ -40,7 +39,7 @@ class Asked:
     layers: Sequence[int] | None = None
 
 
-def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | None, as_json: bool) -> None:
+def report(adapted: Adapted, tokenizer: Any, asked: Asked, *, picture: Path | None, as_json: bool) -> None:
     """Trace, show the result on stdout, and write the picture where a path is given.
 
     Raises:
@@ -48,7 +47,6 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
             aren't numbers, or the picture can't be written, after the result is shown.
         InterveneError: whatever the trace refuses.
     """
-    adapted = adapt(model)
     _check_tokens(adapted, tokenizer, asked.prompt)
     trace = causal_trace(
         adapted,
@@ -64,7 +62,7 @@ def report(model: nn.Module, tokenizer: Any, asked: Asked, *, picture: Path | No
         seed=asked.seed,
         progress=interactive(),
     )
-    _check_numbers(trace, next(model.parameters()).dtype, asked.sigma)
+    _check_numbers(trace, next(adapted.model.parameters()).dtype, asked.sigma)
     readings = read(trace, subject_columns(tokenizer, asked.prompt, asked.subject)[-1])
     written = None
     try:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from . import loading, options
+from ..adapted import adapt
+from . import blocks, loading, options
 from .console import remarks
 from .report import Asked, report
 
@@ -34,7 +35,7 @@ def run(
         str | None,
         typer.Option(metavar="TEXT", help="The continuation to measure (its first token); the model's own by default."),
     ] = None,
-    component: options.Component = "block_output",
+    component: options.Component = blocks.BLOCKS,
     window: options.Window = 1,
     sigma: options.Sigma = 3.0,
     samples: options.Samples = 10,
@@ -72,16 +73,17 @@ def run(
         raise
     picture = options.picture_to(output, no_picture)
     loaded, tokenizer = loading.causal_lm(model, device=device, dtype=dtype, attention=attention, revision=revision)
+    adapted = adapt(loaded)
     with remarks():
         report(
-            loaded,
+            adapted,
             tokenizer,
             Asked(
                 model=model,
                 prompt=prompt,
                 subject=subject,
                 target=target,
-                component=component,
+                component=blocks.component_of(adapted, component),
                 window=window,
                 sigma=sigma,
                 samples=samples,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM
 
 import intervene
 from intervene.cli.console import remarks
@@ -282,3 +282,39 @@ def test_other_warnings_stay_what_they_are(capsys):
     with pytest.warns(UserWarning, match="another"), remarks():
         warnings.warn("another", UserWarning, stacklevel=1)
     assert "note" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def bloom(tmp_path_factory, folder):
+    """A causal language model that no adapter knows, in a folder."""
+    path = tmp_path_factory.mktemp("bloom")
+    torch.manual_seed(0)
+    config = BloomConfig(vocab_size=len(WORDS), hidden_size=24, n_layer=3, n_head=3, initializer_range=0.4)
+    BloomForCausalLM(config).save_pretrained(path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(path)
+    return path
+
+
+def test_a_model_that_no_adapter_knows(run, bloom, elsewhere):
+    asked = ("--prompt", PROMPT, "--subject", SUBJECT, "--samples", 2, "--no-picture", "--json")
+    blocks, by_path, attention = (
+        run("trace", bloom, *asked, *more)
+        for more in (
+            (),
+            ("--component", "transformer.h.{layer}.output"),
+            ("--component", "transformer.h.{layer}.self_attention.output"),
+        )
+    )
+    assert (blocks.exit_code, by_path.exit_code, attention.exit_code) == (0, 0, 0)
+    assert "no adapter knows BloomForCausalLM: restored is transformer.h.{layer}.output" in blocks.stderr
+    assert "each BloomBlock" in blocks.stderr
+    assert "no adapter" not in by_path.stderr + attention.stderr
+    values = [json.loads(result.stdout)["values"] for result in (blocks, by_path, attention)]
+    assert [len(values[0]), len(values[0][0])] == [3, len(PROMPT.split())]
+    assert values[0] == values[1] != values[2]
+
+
+def test_a_component_of_a_model_that_no_adapter_knows(run, bloom, elsewhere):
+    result = run("trace", bloom, "--prompt", PROMPT, "--subject", SUBJECT, "--component", "mlp_output")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no adapter knows BloomForCausalLM" in result.stderr
