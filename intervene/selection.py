@@ -247,7 +247,7 @@ def _normal(axis: str, choice: Selectable) -> Choice:
     if isinstance(choice, slice):
         return _span(axis, choice)
     found = _listed(choice)
-    single = _index(found)
+    single = whole_number(found)
     if single is not None:
         return (single,)
     if not isinstance(found, list) or not found:
@@ -266,7 +266,7 @@ def _normal(axis: str, choice: Selectable) -> Choice:
 
 def _span(axis: str, choice: slice) -> Span:
     given = {n: getattr(choice, n) for n in ("start", "stop", "step")}
-    ends = {n: _index(value) for n, value in given.items()}
+    ends = {n: whole_number(value) for n, value in given.items()}
     wrong = [n for n, value in given.items() if value is not None and ends[n] is None]
     if wrong:
         raise SelectionError(f"{axis}: a slice's {wrong[0]} is a whole number, not {given[wrong[0]]!r}")
@@ -282,7 +282,7 @@ def _listed(choice: Any) -> Any:
     return list(choice) if isinstance(choice, Sequence) and not isinstance(choice, str) else choice
 
 
-def _index(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A whole number of any library as an int; None for what isn't one, True and False included."""
     if isinstance(value, bool):
         return None
@@ -293,7 +293,7 @@ def _index(value: Any) -> int | None:
 
 
 def _indices(axis: str, choice: list[Any]) -> Indices:
-    values = [_index(v) for v in choice]
+    values = [whole_number(v) for v in choice]
     if None in values or not values:
         raise SelectionError(f"{axis} are whole numbers, found {choice!r}")
     if len(set(values)) != len(values):

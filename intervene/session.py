@@ -76,18 +76,16 @@ class Session:
         self._clock = Clock()
         self._handles: list[Handle] = []
         self._entered = False
-        self._awaited: Awaited | None = None
+        self._awaited = Awaited(model)
         self._reads = [
             Read(s, self._values, grad=grad, keep_all=keep == "all", device=device, dtype=dtype)
             for s in dict.fromkeys(reads.values())
         ]
         self._taps: list[Tap] = [Write(site, value) for site, value in writes]
         self._taps += self._reads
-        self._roots: set[str] = set()
         if towers:
             for tap in self._taps:
                 tap.root = _root(tap.site, towers)
-            self._roots = {tap.root for tap in self._taps} - {""}
         self._stop = stop and not any(guards.offloaded(model, tap.site.port.path) for tap in self._reads)
 
     @property
@@ -117,7 +115,7 @@ class Session:
                 self._handles.append(guards.AttentionImplementation(self._model, self._attention))
             for port in taps:
                 port.require(self._model)
-            self._handles += self._clock.attach(self._model, self._roots, sys._getframe(1))
+            self._handles += self._clock.attach(self._model, {tap.root for tap in self._taps} - {""}, sys._getframe(1))
             for port, those in taps.items():
                 self._handles.append(port.attach(self._model, _Dispatch(self, those)))
             if guards.compiled_something():
@@ -139,8 +137,7 @@ class Session:
         self._detach()
         if kind is None:
             self._check_fired()
-            if self._awaited is not None:
-                self._awaited.check()
+            self._awaited.check()
 
     def _passes(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
@@ -207,7 +204,6 @@ class _Dispatch:
                         f"it computes; turn checkpointing off with model.gradient_checkpointing_disable()"
                     )
         if changed is not None and written is not None and clock.grad:
-            session._awaited = session._awaited or Awaited(session._model)
             changed = session._awaited.note(whole, changed, written.address, again, self._replays)
         if session._stop and session.finished:
             raise Stop

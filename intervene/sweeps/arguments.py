@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import SweepError
+from ..selection import whole_number
 from .metrics import KLDivergence, LogitDifference, LogProbability, OnAllPositions, Probability
 from .noise import GaussianNoise
 
@@ -152,9 +152,6 @@ def _listed(given: Any) -> list[Any] | None:
 
 def _whole(value: Any) -> int | None:
     """``value`` as an int, where it is a whole number of any library's; a truth value is none."""
-    if isinstance(value, bool) or (isinstance(value, Tensor) and (value.dim() or value.dtype == torch.bool)):
+    if isinstance(value, Tensor) and (value.dim() or value.dtype == torch.bool):
         return None
-    try:
-        return index(value)
-    except TypeError:
-        return None
+    return whole_number(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,16 @@ class GaussianNoise:
 
 def embedding_deviation(model: nn.Module) -> float:
     """The standard deviation of all entries of the model's token embedding matrix."""
+    return float(token_embeddings(model).weight.detach().float().std())
+
+
+def token_embeddings(model: nn.Module) -> Any:
+    """The module that holds the model's token embeddings.
+
+    Raises:
+        SweepError: the model doesn't say which.
+    """
     get = getattr(model, "get_input_embeddings", None)
     if get is None:
         raise SweepError(f"{type(model).__name__} does not say where its token embeddings are (get_input_embeddings)")
-    return float(get().weight.detach().float().std())
+    return get()

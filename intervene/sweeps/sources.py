@@ -14,7 +14,7 @@ from ..session import Written
 from ..sites import Site
 from .engine import run_once
 from .inputs import Batch
-from .noise import GaussianNoise
+from .noise import GaussianNoise, token_embeddings
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,11 @@ def _embeddings(adapted: Adapted, tower: str | None) -> Site:
     """Where the embeddings of tokens flow by."""
     if adapted.adapter is not None:
         return adapted.site("embedding_output", tower=tower)
-    get = getattr(adapted.model, "get_input_embeddings", None)
-    table = None if get is None else get()
+    table = token_embeddings(adapted.model)
     for path, module in adapted.model.named_modules():
         if module is table:
             return adapted[f"{path}.output"]
-    raise SweepError(
-        f"noise is drawn for embeddings of tokens, and {type(adapted.model).__name__} doesn't say where it has them "
-        f"(get_input_embeddings): give source= another input instead"
-    )
+    raise SweepError(f"the token embeddings of {type(adapted.model).__name__} are none of its modules")
 
 
 def corruption(
